@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Millis, Token};
+use crate::ids::{Millis, SessionId, Token};
 
 /// One try on one worker, or on several that train together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,10 @@ pub struct Attempt {
     /// Which of all workers of that name it is.
     #[serde(default)]
     pub instance: String,
+    /// The session under which `worker` spoke last when the job was stored; none where an earlier
+    /// version stored it.
+    #[serde(default)]
+    pub session: Option<SessionId>,
     pub started: Millis,
     /// The greatest batch of reports that was taken from `worker`.
     pub batch: u64,
@@ -34,6 +38,9 @@ pub struct Member {
     pub worker: String,
     #[serde(default)]
     pub instance: String,
+    /// As of the first one.
+    #[serde(default)]
+    pub session: Option<SessionId>,
     /// The greatest batch of reports that was taken.
     pub batch: u64,
     /// It has let go of the attempt.
@@ -45,6 +52,7 @@ pub struct Member {
 pub struct Holder {
     pub worker: String,
     pub instance: String,
+    pub session: Option<SessionId>,
 }
 
 /// Where the process group of an attempt finds its rank 0.
@@ -56,18 +64,19 @@ pub struct Rendezvous {
 
 impl Attempt {
     pub fn new(token: Token, first: Holder, others: Vec<Holder>, started: Millis) -> Self {
-        let member = |Holder { worker, instance }| Member {
-            worker,
-            instance,
+        let member = |holder: Holder| Member {
+            worker: holder.worker,
+            instance: holder.instance,
+            session: holder.session,
             batch: 0,
             done: false,
         };
         let others = others.into_iter().map(member).collect();
-        let Holder { worker, instance } = first;
         Self {
             token,
-            worker,
-            instance,
+            worker: first.worker,
+            instance: first.instance,
+            session: first.session,
             started,
             batch: 0,
             end: None,
@@ -79,18 +88,28 @@ impl Attempt {
 
     /// Workers that have not let go of it, in the order of ranks.
     pub fn holders(&self) -> impl Iterator<Item = &str> {
-        self.holding().map(|(worker, _)| worker)
+        self.holding().map(|(worker, ..)| worker)
     }
 
-    /// Names and instances of the holders.
-    pub(crate) fn holding(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Names, instances and sessions of the holders.
+    pub(crate) fn holding(&self) -> impl Iterator<Item = (&str, &str, Option<SessionId>)> {
         let open = self.end.is_none();
-        let first =
-            Some((self.worker.as_str(), self.instance.as_str())).filter(|_| open && !self.let_go);
+        let first = Some((self.worker.as_str(), self.instance.as_str(), self.session));
+        let first = first.filter(|_| open && !self.let_go);
         let others = self.others.iter().filter(move |m| open && !m.done);
-        first
-            .into_iter()
-            .chain(others.map(|m| (m.worker.as_str(), m.instance.as_str())))
+        let others = others.map(|m| (m.worker.as_str(), m.instance.as_str(), m.session));
+        first.into_iter().chain(others)
+    }
+
+    /// The worker of `rank` speaks under `session`.
+    pub(crate) fn heard_under(&mut self, rank: u32, session: SessionId) {
+        let of_rank = match rank.checked_sub(1) {
+            None => Some(&mut self.session),
+            Some(i) => self.others.get_mut(i as usize).map(|m| &mut m.session),
+        };
+        if let Some(known) = of_rank {
+            *known = Some(session);
+        }
     }
 
     /// The place of `worker`, where it takes part.

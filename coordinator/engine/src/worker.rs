@@ -82,7 +82,8 @@ pub struct Worker {
     pub name: String,
     pub instance: String,
     pub session: SessionId,
-    /// The session that this one took the place of, as the worker presented it.
+    /// The session that this one took the place of, as the worker presented it; of one that has not
+    /// registered since the coordinator started, the last that is stored with its attempt.
     pub follows: Option<SessionId>,
     /// The worker has used its session, so the answer that gave it has arrived.
     pub heard: bool,
@@ -120,7 +121,7 @@ impl Worker {
     /// One that has not registered since the coordinator started and holds the attempt `token` from
     /// before.
     pub(crate) fn absent(
-        (name, instance): (&str, &str),
+        (name, instance, last): (&str, &str, Option<SessionId>),
         token: Token,
         now: Millis,
         lease_until: Millis,
@@ -129,7 +130,7 @@ impl Worker {
             name: name.to_owned(),
             instance: instance.to_owned(),
             session: SessionId(0),
-            follows: None,
+            follows: last,
             heard: false,
             platform: Platform::unknown(),
             lease_until,
@@ -154,12 +155,16 @@ impl Worker {
         previous: Option<SessionId>,
         running: Option<Token>,
     ) -> bool {
+        if self.is_absent() {
+            // Sessions do not outlive the coordinator that gave them, but for those that are stored
+            // with attempts. Earlier versions stored none.
+            return self.follows.is_none() || previous == self.follows || self.assigned == running;
+        }
         // The answer that gave the session may be lost: who asked for it asks again.
         let asks_again = !self.heard
             && previous == self.follows
             && (self.assigned.is_none() || self.assigned == running);
-        // Sessions do not outlive the coordinator that gave them.
-        self.is_absent() || previous == Some(self.session) || asks_again
+        previous == Some(self.session) || asks_again
     }
 
     /// It waits for work and may be given some.

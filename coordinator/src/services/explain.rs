@@ -222,6 +222,7 @@ mod tests {
             let holder = Holder {
                 worker: "a".into(),
                 instance: "1".into(),
+                session: None,
             };
             let end = AttemptEnd {
                 at: Millis(0),

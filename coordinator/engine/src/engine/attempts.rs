@@ -83,6 +83,9 @@ impl Engine {
             progress.last_evaluation = progress.last_evaluation.or(job.progress.last_evaluation);
             job.progress = progress;
         }
+        if let Some(attempt) = job.attempt_mut(token) {
+            attempt.heard_under(rank, by.0);
+        }
         effects.push(Effect::Save(id));
         Ok(Response::Batch {
             job: id,

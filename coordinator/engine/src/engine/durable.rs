@@ -148,9 +148,11 @@ impl Engine {
                     .map_or(0, |attempt| now.wall.0.saturating_sub(attempt.started.0));
                 self.limit_time(now, token, job.spec.time_limit, passed);
                 let until = now.steady.plus(self.limits.lease);
-                for (name, instance) in job.attempt(token).into_iter().flat_map(Attempt::holding) {
-                    let absent = || Worker::absent((name, instance), token, now.wall, until);
-                    self.workers.entry(name.to_owned()).or_insert_with(absent);
+                for holder in job.attempt(token).into_iter().flat_map(Attempt::holding) {
+                    let absent = || Worker::absent(holder, token, now.wall, until);
+                    self.workers
+                        .entry(holder.0.to_owned())
+                        .or_insert_with(absent);
                 }
             }
             _ => {}

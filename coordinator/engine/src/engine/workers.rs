@@ -234,13 +234,13 @@ impl Engine {
         } else {
             format!(" with {}", others.join(", "))
         };
-        let holder = |name: &str| Holder {
-            worker: name.to_owned(),
-            instance: self
-                .workers
-                .get(name)
-                .map(|w| w.instance.clone())
-                .unwrap_or_default(),
+        let holder = |name: &str| {
+            let worker = self.workers.get(name);
+            Holder {
+                worker: name.to_owned(),
+                instance: worker.map(|w| w.instance.clone()).unwrap_or_default(),
+                session: worker.map(|w| w.session),
+            }
         };
         let attempt = Attempt::new(
             token,

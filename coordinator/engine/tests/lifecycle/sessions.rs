@@ -307,3 +307,59 @@ fn after_a_restart_of_the_coordinator_no_session_is_known_and_the_state_folder_c
     );
     assert_eq!(world.handle(register("a", "1", Some(token))), taken());
 }
+
+/// Both may come before the original does: it has an attempt, and the coordinator has just started.
+#[test]
+fn a_copy_that_comes_first_after_a_restart_of_the_coordinator_ends_no_attempt() {
+    let (
+        mut world,
+        Running {
+            session: a, token, ..
+        },
+    ) = World::running(spec("x"));
+    world.restart();
+    // Its session is from before the last registration, or it has none.
+    for previous in [None, Some(SessionId(a.0 ^ 1))] {
+        let copy = presenting(previous, ("a", "1"), None);
+        assert_eq!(world.handle(copy), taken(), "{previous:?}");
+    }
+    let session = world.register_with("a", "1", Some(token));
+    assert_eq!(
+        world.sync(session, Some(token)),
+        Response::Wanted(Wanted::GoOn)
+    );
+}
+
+#[test]
+fn a_worker_that_was_restarted_with_the_coordinator_shows_the_session_that_is_stored() {
+    let (mut world, Running { job, token, .. }) = World::running(spec("x"));
+    world.restart();
+    let session = world.register_with("a", "1", Some(token));
+    // What it reports is stored, and the session with it.
+    let report = Event::Report {
+        session,
+        token,
+        batch: 1,
+        progress: None,
+    };
+    assert!(matches!(world.handle(report), Response::Batch { .. }));
+    world.restart();
+    world.register("a", "1");
+    assert!(matches!(world.state(job), JobState::Queued { .. }));
+}
+
+#[test]
+fn a_worker_whose_session_was_not_stored_is_taken_a_lease_after_the_coordinator_started() {
+    let (mut world, Running { job, token, .. }) = World::running(spec("x"));
+    world.restart();
+    let session = world.register_with("a", "1", Some(token));
+    world.restart();
+    let restarted = presenting(Some(session), ("a", "1"), None);
+    assert_eq!(world.handle(restarted.clone()), taken());
+    world.pass(LEASE);
+    assert_eq!(world.job(job).lost_in_a_row, 0);
+    assert!(matches!(
+        world.handle(restarted),
+        Response::Registered { .. }
+    ));
+}

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use qlora_engine::{File, Holder, Job, JobId, JobKind, JobSpec, Needs, Now};
+use qlora_engine::{File, Holder, Job, JobId, JobKind, JobSpec, Needs, Now, SessionId};
 use qlora_store::{Digest256, JournalEntry, LogRecord, MetricRecord};
 use sha2::{Digest, Sha256};
 
@@ -38,6 +38,7 @@ pub fn holder(worker: &str) -> Holder {
     Holder {
         worker: worker.into(),
         instance: "i".into(),
+        session: Some(SessionId(u64::MAX)),
     }
 }
 

@@ -211,6 +211,23 @@ impl History {
                 );
                 self.facts.see("a stranger is refused");
             }
+            // It comes without its attempt, and what it was given last was not stored with that.
+            Response::Refused(Refusal::IdentityTaken { .. }) => {
+                let known = self
+                    .world
+                    .engine
+                    .workers()
+                    .find(|w| w.name == machine.name)
+                    .expect("the one before");
+                assert!(
+                    !known.connected
+                        && known.assigned.is_some()
+                        && known.assigned != machine.running
+                        && known.follows != machine.given,
+                    "a worker is refused its own place"
+                );
+                machine.session = None;
+            }
             other => panic!("{other:?}"),
         }
         self.settle(effects);
