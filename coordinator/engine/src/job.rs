@@ -59,9 +59,13 @@ pub struct JobSpec {
     /// Jobs of a greater priority start first.
     #[serde(default)]
     pub priority: i32,
-    /// The job that this one does again, and whose checkpoint it began with.
+    /// The job that this one does again; it began with that one's checkpoint, unless `from_start` is
+    /// set.
     #[serde(default)]
     pub retry_of: Option<JobId>,
+    /// It does that one again from nothing, and not from its checkpoint.
+    #[serde(default)]
+    pub from_start: bool,
     pub idempotency_key: Option<String>,
     pub traceparent: String,
 }
@@ -222,8 +226,9 @@ impl JobSpec {
             files.sort();
             files
         };
-        (self.kind, &self.config_hash, self.retry_of)
-            == (other.kind, &other.config_hash, other.retry_of)
+        let asked = |spec: &Self| (spec.kind, spec.retry_of, spec.from_start);
+        asked(self) == asked(other)
+            && self.config_hash == other.config_hash
             && files(self) == files(other)
     }
 }

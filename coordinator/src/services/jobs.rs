@@ -337,6 +337,7 @@ impl<S: JobStore> Services<S> {
                 checkpoints_to_keep: 0,
                 priority: 0,
                 retry_of: None,
+                from_start: false,
                 idempotency_key,
                 traceparent,
             }),
@@ -374,6 +375,7 @@ impl<S: JobStore> Services<S> {
                     checkpoints_to_keep: config.training.checkpoints_to_keep,
                     priority: config.resources.priority.unwrap_or_default(),
                     retry_of: None,
+                    from_start: false,
                     idempotency_key,
                     traceparent,
                 })

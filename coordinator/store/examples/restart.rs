@@ -65,6 +65,7 @@ fn spec() -> JobSpec {
         checkpoints_to_keep: 2,
         priority: 0,
         retry_of: None,
+        from_start: false,
         idempotency_key: None,
         traceparent: String::new(),
     }

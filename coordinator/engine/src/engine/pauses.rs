@@ -33,10 +33,10 @@ impl Engine {
                 ..
             }
             | JobState::Paused { .. } => {}
-            JobState::Running { .. } => {
+            stopping @ JobState::Running { .. } => {
                 return Err(Refusal::WrongState {
                     job: id,
-                    state: "being cancelled",
+                    state: doing(stopping),
                     wanted: "a queued or running",
                     done: "paused",
                 });
@@ -76,11 +76,11 @@ impl Engine {
         match &job.state {
             JobState::Paused { .. } => {}
             // Resumed once already: this is the same request again.
-            JobState::Queued { .. } if from.is_none() => return Ok(Response::Done),
+            JobState::Queued { .. } if is_resumed(job, from) => return Ok(Response::Done),
             other => {
                 return Err(Refusal::WrongState {
                     job: id,
-                    state: other.word(),
+                    state: doing(other),
                     wanted: "a paused",
                     done: "resumed",
                 });
@@ -128,6 +128,25 @@ impl Engine {
                 .map(|artifact| Effect::release(job, &artifact.digest)),
         );
         Ok(())
+    }
+}
+
+/// Whether a job that waits goes on from where a request to resume it wants it to.
+fn is_resumed(job: &Job, from: Option<u64>) -> bool {
+    from.is_none_or(|step| job.checkpoint().is_some_and(|newest| newest.step == step))
+}
+
+/// The state of a job, and what it does before it reaches the next one.
+fn doing(state: &JobState) -> &'static str {
+    match state {
+        JobState::Running {
+            stopping: Some(stop),
+            ..
+        } => match stop.then {
+            AfterStop::Paused => "being paused",
+            AfterStop::Cancelled => "being cancelled",
+        },
+        other => other.word(),
     }
 }
 

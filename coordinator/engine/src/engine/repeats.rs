@@ -23,6 +23,7 @@ impl Engine {
         let spec = JobSpec {
             idempotency_key,
             retry_of: Some(id),
+            from_start,
             ..job.spec.clone()
         };
         let checkpoint = job.checkpoint().filter(|_| !from_start).cloned();

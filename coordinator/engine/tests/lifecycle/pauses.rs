@@ -150,7 +150,39 @@ fn a_job_goes_back_to_a_checkpoint_that_it_has_and_to_no_other() {
         .iter()
         .filter(|e| matches!(e, Effect::Release { .. }));
     assert_eq!(released.count(), 1);
+    // The answer was lost: who asks again is told the same, and nothing else goes.
+    assert_eq!(
+        world.act(resume(running.job, Some(20))),
+        (Response::Done, Vec::new())
+    );
+    assert!(matches!(
+        world.handle(resume(running.job, Some(10))),
+        Response::Refused(Refusal::WrongState {
+            state: "queued",
+            ..
+        })
+    ));
     // What comes after is taken again.
     let (_, token) = world.start(running.session);
     commit(&mut world, token, 25);
+}
+
+#[test]
+fn a_job_that_has_not_paused_yet_is_not_resumed_and_the_refusal_says_what_it_does() {
+    let (mut world, running) = World::running(spec("x"));
+    let state_of = |response| match response {
+        Response::Refused(Refusal::WrongState { state, .. }) => state,
+        other => panic!("{other:?}"),
+    };
+    let refused = world.handle(resume(running.job, None));
+    assert_eq!(state_of(refused), "running");
+    world.handle(pause(running.job));
+    let refused = world.handle(resume(running.job, None));
+    assert_eq!(state_of(refused), "being paused");
+    world.handle(Event::Cancel {
+        job: running.job,
+        reason: "enough".into(),
+    });
+    let refused = world.handle(resume(running.job, None));
+    assert_eq!(state_of(refused), "being cancelled");
 }

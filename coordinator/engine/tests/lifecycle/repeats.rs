@@ -102,7 +102,16 @@ fn a_retry_with_a_key_is_made_once() {
             created: false
         }
     );
-    // The same key for the request itself is another request.
+    // From the start it is another request, and so is the first submission.
+    let from_start = Event::Retry {
+        job,
+        from_start: true,
+        idempotency_key: Some("k".into()),
+    };
+    assert_eq!(
+        world.handle(from_start),
+        Response::Refused(Refusal::KeyReused(first))
+    );
     assert_eq!(
         world.handle(Event::Submit {
             spec: keyed("x", "k")

@@ -52,6 +52,7 @@ pub fn spec(name: &str) -> Box<JobSpec> {
         checkpoints_to_keep: 0,
         priority: 0,
         retry_of: None,
+        from_start: false,
         idempotency_key: None,
         traceparent: String::new(),
     })

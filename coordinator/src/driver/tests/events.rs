@@ -20,6 +20,7 @@ pub fn submit(name: &str, key: Option<&str>) -> Event {
         checkpoints_to_keep: 0,
         priority: 0,
         retry_of: None,
+        from_start: false,
         idempotency_key: key.map(str::to_owned),
         traceparent: String::new(),
     };

@@ -28,6 +28,7 @@ pub fn job(id: u64) -> Job {
         checkpoints_to_keep: 0,
         priority: 0,
         retry_of: None,
+        from_start: false,
         idempotency_key: None,
         traceparent: String::new(),
     };

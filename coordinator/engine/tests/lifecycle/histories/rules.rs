@@ -41,12 +41,15 @@ impl Facts {
             }
             (
                 Event::Retry {
-                    job: old,
+                    job,
+                    from_start,
                     idempotency_key,
-                    ..
                 },
-                Response::Submitted { job, created },
-            ) => self.retried(*old, *job, *created, idempotency_key.as_ref()),
+                _,
+            ) => {
+                let asked = format!("retry of {job}, from its start: {from_start}");
+                self.retried(*job, asked, idempotency_key.as_ref(), response);
+            }
             (Event::RemoveJob { job }, Response::Done) => self.removed(*job),
             (
                 Event::Resume {
@@ -99,9 +102,20 @@ impl Facts {
 
     /// The job `job` does the work of `old` once more, and begins with its newest checkpoint or
     /// with none.
-    fn retried(&mut self, old: JobId, job: JobId, created: bool, key: Option<&String>) {
-        let request = (job, format!("retry of {old}"));
+    fn retried(&mut self, old: JobId, asked: String, key: Option<&String>, response: &Response) {
         let known = key.and_then(|key| self.keys.get(key));
+        let (job, created) = match response {
+            Response::Submitted { job, created } => (*job, *created),
+            Response::Refused(Refusal::KeyReused(_)) => {
+                assert!(
+                    known.is_some_and(|(_, before)| *before != asked),
+                    "a key of a retry was refused: {known:?}"
+                );
+                return;
+            }
+            _ => return,
+        };
+        let request = (job, asked);
         assert_eq!(
             created,
             known.is_none(),
