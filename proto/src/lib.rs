@@ -22,6 +22,10 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// The metadata key that carries the access token, as `Bearer <token>`.
 pub const AUTHORIZATION: &str = "authorization";
 
+/// The metadata key of a refusal that passes by itself: the milliseconds after which it has. A
+/// worker whose identity another one has is taken once the lease of that one has ended.
+pub const PASSES_AFTER: &str = "qlora-passes-after-ms";
+
 /// Bytes of one message of a transfer.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 

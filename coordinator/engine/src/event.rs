@@ -269,7 +269,7 @@ pub enum Refusal {
     )]
     NameTaken { name: String },
     #[error(
-        "another worker uses the identity of {name}, whose state folder was copied: delete the file `instance` in the copy, or start it with another --name; after a crash this one is taken once its lease has ended"
+        "a worker with the identity of {name} is there: it has just ended and its lease holds, or the state folder was copied"
     )]
     IdentityTaken { name: String },
     #[error(

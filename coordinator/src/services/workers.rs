@@ -63,14 +63,17 @@ impl<S: JobStore> WorkerService for Services<S> {
             platform: Box::new(convert::platform_in(platform)?),
             running: convert::token_in(own.map_or(request.running_token, |held| held.token)),
         };
-        let domain::Response::Registered { session } = self.driver.event(event).await? else {
+        let lease_ms = self.lease_ms().await?;
+        let answer = self.driver.event(event).await;
+        let answer = answer.map_err(|refused| refused_registration(refused, lease_ms))?;
+        let domain::Response::Registered { session } = answer else {
             return Err(Status::internal(
                 "the engine gave another answer than a session",
             ));
         };
         Ok(Response::new(RegisterResponse {
             session: session.0,
-            lease_ms: self.lease_ms().await?,
+            lease_ms,
             loopback_only: self.loopback_only,
             coordinator_id: self.driver.coordinator_id().to_owned(),
         }))
@@ -264,6 +267,19 @@ impl<S: JobStore> WorkerService for Services<S> {
     }
 }
 
+/// Says of a refusal that ends with another worker's lease that it does.
+fn refused_registration(refused: CallError, lease_ms: u32) -> Status {
+    let passes = matches!(
+        refused,
+        CallError::Refused(domain::Refusal::IdentityTaken { .. })
+    );
+    let mut status = Status::from(refused);
+    if passes {
+        status.metadata_mut().insert(PASSES_AFTER, lease_ms.into());
+    }
+    status
+}
+
 /// Tells the engine when a worker's connection breaks while its answer is held. A worker that has
 /// called again meanwhile is still there: it gives up one call for the next when its attempt ends.
 struct Left {
@@ -392,5 +408,29 @@ impl<S: JobStore> Services<S> {
                 .record(now().wall.0.saturating_sub(created.0) as f64 / 1000.0, &[]);
         }
         Ok(assignment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_that_ends_with_a_lease_says_when_it_passes() {
+        let name = || "a".to_owned();
+        for (refusal, passes) in [
+            (
+                domain::Refusal::IdentityTaken { name: name() },
+                Some("30000"),
+            ),
+            (domain::Refusal::NameTaken { name: name() }, None),
+        ] {
+            let status = refused_registration(refusal.into(), 30_000);
+            assert_eq!(status.code(), Code::AlreadyExists);
+            let told = status.metadata().get(PASSES_AFTER);
+            assert_eq!(told.and_then(|value| value.to_str().ok()), passes);
+        }
     }
 }

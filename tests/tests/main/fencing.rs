@@ -58,7 +58,7 @@ fn copy_folder(from: &Path, to: &Path) {
 
 #[test]
 fn a_worker_on_a_copied_state_folder_is_refused_and_its_original_trains_on() {
-    let world = World::new(&["--lease", "60"]);
+    let world = World::new(&["--lease", "20"]);
     let (state, copy) = (world.path("original"), world.path("copy"));
     let registered = |worker: &Program| {
         wait_until("a registration", || {
@@ -74,6 +74,7 @@ fn a_worker_on_a_copied_state_folder_is_refused_and_its_original_trains_on() {
     let id = world.submit(&world.config(ENDLESS), &[]);
     world.wait(id, "a first step", |job| job["step"].as_u64() > Some(0));
     let training = child_of(first.pid()).expect("a training process");
+    // It tries for as long as the lease of one that has ended would hold.
     let mut copied = world.worker_in("a", &copy, &[]);
     assert_eq!(copied.exit_code(), Some(5), "{}", copied.log());
     assert!(
@@ -92,7 +93,29 @@ fn a_worker_on_a_copied_state_folder_is_refused_and_its_original_trains_on() {
     wait_until("the end of the first training process", || {
         Some(()).filter(|()| !is_alive(training))
     });
-    assert!(!again.log().contains("refuses"), "{}", again.log());
+    let log = again.log();
+    assert!(
+        !log.contains("refuses") && !log.contains("trying again until"),
+        "{log}"
+    );
+}
+
+/// So it is with one of a version that wrote no session down, after an upgrade.
+#[test]
+fn a_worker_that_cannot_show_its_session_is_taken_once_its_lease_has_ended() {
+    let world = World::new(&["--lease", "5"]);
+    let state = world.path("state-of-a");
+    let mut first = world.worker_in("a", &state, &[]);
+    wait_until("a registration", || {
+        Some(()).filter(|()| first.log().contains("registered"))
+    });
+    first.kill();
+    fs::remove_file(state.join("sessions.json")).expect("a session");
+    let again = world.worker_in("a", &state, &[]);
+    wait_until("a registration", || {
+        let log = again.log();
+        Some(()).filter(|()| log.contains("trying again until") && log.contains("registered"))
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! ends, and what it left is kept for that one.
 
 mod registration;
+mod taken;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
+use self::taken::Taken;
 use super::attempt::{Attempt, Contact};
 use super::attempt_options::AttemptOptions;
 use super::coordinator_id::CoordinatorId;
@@ -109,6 +111,8 @@ pub struct Session {
     patient_until: Option<Instant>,
     /// Since when the coordinator refuses its token.
     refused_since: Option<Instant>,
+    /// Whether another worker has its identity.
+    taken: Taken,
     attempt: Option<Attempt>,
     /// What earlier attempts left, of this coordinator and of others.
     kept: Kept,
@@ -163,6 +167,7 @@ impl Session {
             backoff: Backoff::new(Policy::CALL),
             patient_until,
             refused_since: None,
+            taken: Taken::default(),
             attempt: None,
             kept,
             sessions,

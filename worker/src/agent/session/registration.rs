@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{PATIENCE, Session};
+use super::{PATIENCE, Session, taken};
 use crate::agent::attempt::Attempt;
 use crate::agent::coordinator_id::CoordinatorId;
 use crate::agent::current::Current;
@@ -52,6 +52,7 @@ impl Session {
                 self.loopback_only = answer.loopback_only;
                 self.patient_until = None;
                 self.refused_since = None;
+                self.taken.end();
                 self.renew(sent, answer.lease_ms);
                 tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
                 self.hand_in();
@@ -144,10 +145,17 @@ impl Session {
                 message,
                 help: self.client.token_help(),
             }),
-            Verdict::Over | Verdict::Refused => Err(WorkerError::Refused {
-                message,
-                help: way_out(status.code()),
-            }),
+            Verdict::Over | Verdict::Refused => match self.taken.wait(status, Instant::now()) {
+                Some(true) => Ok(()),
+                Some(false) => Err(WorkerError::Refused {
+                    message,
+                    help: taken::HELP,
+                }),
+                None => Err(WorkerError::Refused {
+                    message,
+                    help: way_out(status.code()),
+                }),
+            },
             Verdict::Again if impatient => Err(WorkerError::Unreachable {
                 address: self.client.address.clone(),
                 fault: message,

@@ -1,0 +1,75 @@
+//! How long a worker waits for its own identity.
+//!
+//! One that was killed before it wrote its session down, or that is of an earlier version, is taken
+//! once the lease of its last run has ended. One on a copied state folder is refused for longer.
+
+use std::time::Duration;
+
+use qlora_proto::PASSES_AFTER;
+use tokio::time::Instant;
+use tonic::Status;
+
+/// The way out once it has waited for long enough.
+pub(super) const HELP: &str =
+    "delete the file `instance` of the copied state folder, or give --name NAME";
+
+/// Until when a refusal that passes is waited for.
+#[derive(Debug, Default)]
+pub(super) struct Taken(Option<Instant>);
+
+impl Taken {
+    /// Whether to try again at `now`, after the refusal `status`; none where it does not pass by
+    /// itself.
+    pub fn wait(&mut self, status: &Status, now: Instant) -> Option<bool> {
+        let passes = status.metadata().get(PASSES_AFTER)?.to_str().ok()?;
+        let passes = Duration::from_millis(passes.parse::<u32>().ok()?.into());
+        let until = *self.0.get_or_insert_with(|| {
+            tracing::warn!(
+                "{}; trying again until that lease has ended, {} s at the most",
+                status.message(),
+                passes.as_secs()
+            );
+            // The coordinator looks a little later than the lease ends.
+            now + passes + passes / 4
+        });
+        Some(now < until)
+    }
+
+    /// The worker was taken.
+    pub fn end(&mut self) {
+        self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(after: &str) -> Status {
+        let mut status = Status::already_exists("it is there");
+        let value = after.parse().expect("a value");
+        status.metadata_mut().insert(PASSES_AFTER, value);
+        status
+    }
+
+    #[test]
+    fn a_refusal_is_waited_for_a_lease_from_the_first_and_anew_after_a_success() {
+        let (mut taken, now) = (Taken::default(), Instant::now());
+        let at = |ms| now + Duration::from_millis(ms);
+        let status = refusal("4000");
+        assert_eq!(taken.wait(&status, now), Some(true));
+        assert_eq!(taken.wait(&status, at(4_900)), Some(true));
+        assert_eq!(taken.wait(&status, at(5_000)), Some(false));
+        taken.end();
+        assert_eq!(taken.wait(&status, at(9_000)), Some(true));
+        assert_eq!(taken.wait(&status, at(14_000)), Some(false));
+    }
+
+    #[test]
+    fn a_refusal_that_does_not_say_when_it_passes_is_not_waited_for() {
+        let mut taken = Taken::default();
+        for status in [Status::already_exists("a name"), refusal("soon")] {
+            assert_eq!(taken.wait(&status, Instant::now()), None);
+        }
+    }
+}
