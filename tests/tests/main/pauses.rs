@@ -1,11 +1,12 @@
 //! Jobs that people pause, resume, do again and delete, by the real programs.
 
+use std::collections::BTreeSet;
 use std::fs;
 
-use qlora_tests::World;
+use qlora_tests::{World, wait_until};
 use serde_json::Value;
 
-use crate::faults::{adapter, checkpointed};
+use crate::faults::{self, adapter, checkpointed};
 use crate::page::http;
 
 const LONG: &str = "training: {max_steps: 200, checkpoint_every: 10, eval_rows: 2}";
@@ -24,6 +25,41 @@ fn refused(world: &World, args: &[&str], why: &str) {
 
 fn is(state: &str) -> impl Fn(&Value) -> bool {
     move |job| job["state"] == state
+}
+
+/// Steps of the checkpoints of a job.
+fn steps(job: &Value) -> Vec<u64> {
+    let all = job["artifacts"].as_array().into_iter().flatten();
+    all.filter(|a| a["kind"] == "checkpoint")
+        .filter_map(|a| a["step"].as_u64())
+        .collect()
+}
+
+/// Digests of what a job has made.
+fn made(job: &Value) -> BTreeSet<String> {
+    let all = job["artifacts"].as_array().into_iter().flatten();
+    all.filter_map(|a| a["digest"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Digests of what a job was given.
+fn rows(job: &Value) -> BTreeSet<String> {
+    let all = job["files"].as_array().into_iter().flatten();
+    all.filter_map(|file| file["digest"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Digests of what lies in the artifact store.
+fn stored(world: &World) -> BTreeSet<String> {
+    let shelves = fs::read_dir(world.path("state/artifacts/sha256")).expect("a folder");
+    let files = shelves.flat_map(|shelf| fs::read_dir(shelf.expect("a shelf").path()));
+    files
+        .flatten()
+        .map(|file| {
+            let name = file.expect("a file").file_name();
+            name.to_string_lossy().into_owned()
+        })
+        .collect()
 }
 
 #[test]
@@ -64,33 +100,65 @@ fn a_paused_job_frees_its_worker_and_ends_with_the_adapter_of_one_that_was_not()
 #[test]
 fn a_job_goes_back_to_an_earlier_checkpoint() {
     let mut world = World::new(&[]);
-    let _worker = world.worker("a", &[]);
+    let mut first = world.worker("a", &[]);
     let config = world.config(LONG);
     let id = world.submit(&config, &["--set", "training.checkpoints_to_keep=0"]);
     let number = id.to_string();
-    let steps = |job: &Value| -> Vec<u64> {
-        let all = job["artifacts"].as_array().into_iter().flatten();
-        all.filter(|a| a["kind"] == "checkpoint")
-            .filter_map(|a| a["step"].as_u64())
-            .collect()
-    };
     world.wait(id, "two checkpoints", |job| steps(job).len() > 1);
     ok(&world, &["pause", &number]);
-    let job = world.wait(id, "the pause", is("paused"));
-    let kept = steps(&job);
+    let paused = world.wait(id, "the pause", is("paused"));
+    assert_eq!(first.stop(), Some(0), "{}", first.log());
     refused(
         &world,
         &["resume", &number, "--from", "7"],
         "has no checkpoint of step 7; it has those of 10",
     );
     ok(&world, &["resume", &number, "--from", "10"]);
-    let job = world.wait(id, "a later checkpoint", |job| {
+    // Nobody works on it yet: what lies behind the step is gone, and so are its files.
+    let resumed = world.job(id);
+    assert_eq!(steps(&resumed), [10]);
+    let later: BTreeSet<String> = &made(&paused) - &made(&resumed);
+    assert!(!later.is_empty(), "{paused:#}");
+    wait_until("the end of later checkpoints", || {
+        Some(()).filter(|()| stored(&world).is_disjoint(&later))
+    });
+    assert!(stored(&world).is_superset(&made(&resumed)));
+    // The answer was lost, and it is asked for once more.
+    ok(&world, &["resume", &number, "--from", "10"]);
+
+    let _second = world.worker("b", &[]);
+    world.wait(id, "a later checkpoint", |job| {
         steps(job).iter().any(|step| *step > 10)
     });
-    assert!(steps(&job)[1] <= *kept.last().expect("a step") + 10);
     let log = ok(&world, &["logs", &number]);
-    assert!(log.contains("step 10"), "{log}");
+    assert!(
+        log.contains("going on from the checkpoint of step 10"),
+        "{log}"
+    );
     ok(&world, &["cancel", &number, "--yes"]);
+}
+
+#[test]
+fn a_retry_goes_on_from_the_checkpoint_of_the_job_that_was_cancelled() {
+    let mut world = World::new(&[]);
+    let _worker = world.worker("a", &[]);
+    let id = world.submit(&world.config(LONG), &[]);
+    world.wait(id, "a checkpoint", checkpointed);
+    ok(&world, &["cancel", &id.to_string(), "--yes"]);
+    let cancelled = world.wait(id, "its end", is("cancelled"));
+    let last = *steps(&cancelled).iter().max().expect("a checkpoint");
+
+    let again = ok(&world, &["retry", &id.to_string(), "--json"]);
+    let again: Value = serde_json::from_str(again.trim()).expect("JSON");
+    let again = again["job"].as_u64().expect("a number");
+    world.wait(again, "a step of its own", |job| {
+        job["step"].as_u64() > Some(last)
+    });
+    let log = ok(&world, &["logs", &again.to_string()]);
+    let begins = format!("going on from the checkpoint of step {last}");
+    assert!(log.contains(&begins), "{log}");
+    assert!(faults::steps(&world, again).first() > Some(&last));
+    ok(&world, &["cancel", &again.to_string(), "--yes"]);
 }
 
 #[test]
@@ -123,18 +191,32 @@ fn a_cancelled_job_is_done_again_and_ended_ones_are_deleted() {
     refused(&world, &["retry", &id], "--from-start");
     ok(&world, &["retry", &id, "--from-start", "--watch"]);
 
-    let made = fs::read_dir(world.path("state/artifacts/sha256")).expect("a folder");
-    assert!(made.count() > 0);
     let told = ok(&world, &["rm", &first, &second, &id, "--yes"]);
     assert!(told.contains("deleted"), "{told}");
     for gone in [&first, &second, &id] {
         refused(&world, &["show", gone], "there is no job");
         refused(&world, &["logs", gone], "there is no job");
     }
+    // What the last job needs stays, and nothing else.
+    let last = world.job(4);
+    let needed = &made(&last) | &rows(&last);
+    assert!(
+        !made(&last).is_empty() && !rows(&last).is_empty(),
+        "{last:#}"
+    );
+    wait_until("the end of what nothing needs", || {
+        Some(()).filter(|()| stored(&world) == needed)
+    });
+
     world.coordinator.kill();
     world.restart_coordinator();
     let listed = ok(&world, &["jobs", "--json"]);
     assert_eq!(listed.lines().count(), 1, "{listed}");
+    // Nobody has been told of them since.
+    ok(&world, &["rm", "4", "--yes"]);
+    wait_until("the end of all artifacts", || {
+        Some(()).filter(|()| stored(&world).is_empty())
+    });
     assert!(world.submit(&config, &[]) > 4, "a number was given again");
 }
 
