@@ -105,7 +105,7 @@ impl Session {
         };
         if let Err(e) = self.sessions.keep(&self.name, coordinator, session) {
             tracing::warn!(
-                "{} cannot be written: {e}; if this worker is killed, its next start is refused until its lease has ended",
+                "{} cannot be written: {e}; if this worker is killed, its next start waits until its lease has ended",
                 self.sessions.path().display()
             );
         }
