@@ -25,6 +25,7 @@ mod message;
 mod null_arguments;
 mod nulls;
 mod packing;
+pub mod plain;
 mod random;
 mod reference;
 mod row_error;

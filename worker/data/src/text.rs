@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::plain::{self, Unopened};
 use crate::strict;
 use crate::template::{ChatTemplate, Lacking, SpecialTokens, Templates};
 
@@ -54,10 +55,11 @@ impl ModelText {
     /// A file is there and cannot be read, or is not what its name says.
     pub fn open(folder: &Path) -> Result<Self, ModelTextError> {
         let path = folder.join("tokenizer.json");
-        let tokenizer = if path.exists() {
-            Some(whole_rows(&path).map_err(|e| fault(&path, format!("it is no tokenizer: {e}")))?)
-        } else {
-            None
+        let tokenizer = match read(&path)? {
+            Some(text) => Some(
+                whole_rows(&text).map_err(|e| fault(&path, format!("it is no tokenizer: {e}")))?,
+            ),
+            None => None,
         };
         let settings = json(&folder.join(SETTINGS))?;
         let map = json(&folder.join(MAP))?;
@@ -127,11 +129,10 @@ fn foreign_token<'v>(values: &'v Value, tokenizer: &Tokenizer) -> Option<(&'stat
         .find(|(_, text)| tokenizer.token_to_id(text).is_none())
 }
 
-/// The tokenizer in `path` without the truncation and padding that it was saved with: transformers
+/// The tokenizer that `text` holds, without the truncation and padding that it was saved with: transformers
 /// encodes without both.
-fn whole_rows(path: &Path) -> tokenizers::Result<Tokenizer> {
-    let text = fs::read_to_string(path)?;
-    let mut tokenizer: Tokenizer = strict::unmarked(&text).parse()?;
+fn whole_rows(text: &str) -> tokenizers::Result<Tokenizer> {
+    let mut tokenizer: Tokenizer = text.parse()?;
     tokenizer.with_truncation(None)?;
     tokenizer.with_padding(None);
     Ok(tokenizer)
@@ -193,10 +194,10 @@ fn additional(folder: &Path) -> Result<Vec<PathBuf>, ModelTextError> {
 
 /// The text of a file; none where it is missing.
 fn read(path: &Path) -> Result<Option<String>, ModelTextError> {
-    match fs::read_to_string(path) {
+    match plain::text(path) {
         Ok(text) => Ok(Some(strict::unmarked(&text).to_owned())),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(fault(path, format!("cannot be read: {e}"))),
+        Err(Unopened::Io(e)) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(fault(path, e.to_string())),
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::head::MARK;
 use super::row::{Place, ReadError, Row, Rows};
+use crate::plain::foreign_encoding;
 use crate::row_error::RowError;
 use crate::strict;
 
@@ -75,18 +76,6 @@ pub(super) fn open(name: &str, mut reader: Box<dyn BufRead>) -> Result<Rows, Rea
         first: true,
         waiting: VecDeque::new(),
     }))
-}
-
-/// The encoding that the first bytes of a file show, where it is none that rows can be in.
-fn foreign_encoding(head: &[u8]) -> Option<&'static str> {
-    match head {
-        [0xff, 0xfe, 0, 0] | [0, 0, 0xfe, 0xff] => Some("UTF-32"),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
-        // No character of JSON is a zero byte in UTF-8.
-        [0, 0, 0, _] | [_, 0, 0, 0] => Some("UTF-32"),
-        [0, ..] | [_, 0, ..] => Some("UTF-16"),
-        _ => None,
-    }
 }
 
 fn row(file: &str, (line, bytes): (usize, Vec<u8>)) -> Row {

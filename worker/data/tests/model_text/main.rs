@@ -3,6 +3,7 @@
 
 mod chosen;
 mod ends;
+mod files;
 mod tokens;
 
 use std::fs;

@@ -1,47 +1,15 @@
-//! Files as they are opened: plain ones only, since a pipe or a device has no end that a reader
-//! waits for, and texts in UTF-8.
+//! Files of a model as they are opened, with what a person does about those that are not.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+
+use qlora_data::plain::{self, Unopened};
 
 use crate::{Error, Result};
 
-/// Why what lies at `path` is no file to open; none of a plain one, of a link to one, and where
-/// nothing lies.
-pub(crate) fn fault(path: &Path) -> Option<String> {
-    let kind = match fs::metadata(path) {
-        Ok(metadata) => metadata.file_type(),
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            let to = fs::read_link(path).ok()?;
-            return Some(format!("is a link to {}, which is not there", to.display()));
-        }
-        // Opening it tells.
-        Err(_) => return None,
-    };
-    let kind = if kind.is_file() {
-        return None;
-    } else if kind.is_dir() {
-        "a folder"
-    } else if kind.is_fifo() {
-        "a pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    };
-    Some(format!("is {kind}, not a file"))
-}
-
-/// Refuses what [`fault`] finds of a file of a model.
+/// Refuses what is no plain file.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    match fault(path) {
-        Some(fault) => Err(Error::Model {
-            path: path.into(),
-            fault: format!("it {fault}"),
-            help: "put the file itself there, or download it again",
-        }),
+    match plain::fault(path) {
+        Some(fault) => Err(error(path, Unopened::NotPlain(fault))),
         None => Ok(()),
     }
 }
@@ -51,91 +19,18 @@ pub(crate) fn check(path: &Path) -> Result<()> {
 /// # Errors
 /// It is no plain file, or not in UTF-8.
 pub(crate) fn text(path: &Path) -> Result<String> {
-    check(path)?;
-    let bytes = fs::read(path).map_err(Error::io(path))?;
-    decoded(bytes).map_err(|fault| Error::Model {
+    plain::text(path).map_err(|fault| error(path, fault))
+}
+
+fn error(path: &Path, fault: Unopened) -> Error {
+    let (fault, help) = match fault {
+        Unopened::NotPlain(fault) => (fault, "put the file itself there, or download it again"),
+        Unopened::NotText(fault) => (fault, "save it as UTF-8, or download it again"),
+        Unopened::Io(source) => return Error::io(path)(source),
+    };
+    Error::Model {
         path: path.into(),
         fault: format!("it {fault}"),
-        help: "save it as UTF-8, or download it again",
-    })
-}
-
-/// `bytes` as text.
-///
-/// # Errors
-/// They are in another encoding, which the fault names where it can be told.
-pub(crate) fn decoded(bytes: Vec<u8>) -> Result<String, String> {
-    // Every text here begins with a character of ASCII, or with a byte order mark.
-    match *bytes.as_slice() {
-        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [_, 0, 0, 0, ..] | [0, 0, 0, _, ..] => {
-            return Err("is UTF-32".into());
-        }
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [_, 0, ..] | [0, _, ..] => {
-            return Err("is UTF-16".into());
-        }
-        _ => {}
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        let byte = e.as_bytes().get(at).copied().unwrap_or_default();
-        format!("is not UTF-8: byte 0x{byte:02x} at {at}")
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn encodings_are_told_by_their_first_bytes() {
-        let text = "{\"a\": \"\u{e9}\"}";
-        let wide = |bytes: fn(u16) -> [u8; 2], mark: &[u8]| {
-            let body = text.encode_utf16().flat_map(bytes);
-            mark.iter().copied().chain(body).collect::<Vec<u8>>()
-        };
-        let widest = |bytes: fn(u32) -> [u8; 4], mark: &[u8]| {
-            let body = text.chars().flat_map(|c| bytes(u32::from(c)));
-            mark.iter().copied().chain(body).collect::<Vec<u8>>()
-        };
-        for (bytes, name) in [
-            (wide(u16::to_le_bytes, &[]), "UTF-16"),
-            (wide(u16::to_be_bytes, &[]), "UTF-16"),
-            (wide(u16::to_le_bytes, &[0xff, 0xfe]), "UTF-16"),
-            (wide(u16::to_be_bytes, &[0xfe, 0xff]), "UTF-16"),
-            (widest(u32::to_le_bytes, &[]), "UTF-32"),
-            (widest(u32::to_be_bytes, &[]), "UTF-32"),
-            (widest(u32::to_le_bytes, &[0xff, 0xfe, 0, 0]), "UTF-32"),
-            (widest(u32::to_be_bytes, &[0, 0, 0xfe, 0xff]), "UTF-32"),
-            (b"{\"a\": \"\xe9\"}".to_vec(), "byte 0xe9 at 7"),
-        ] {
-            let fault = decoded(bytes).expect_err(name);
-            assert!(fault.contains(name), "{fault}");
-        }
-        for text in ["", "{", "{}", "\u{feff}{}", text] {
-            assert_eq!(decoded(text.into()).as_deref(), Ok(text));
-        }
-    }
-
-    #[test]
-    fn only_plain_files_and_links_to_them_are_opened() {
-        let home = tempfile::tempdir().expect("a folder");
-        let at = |name: &str| home.path().join(name);
-        fs::write(at("plain"), "x").expect("a file");
-        std::os::unix::fs::symlink(at("plain"), at("good")).expect("a link");
-        std::os::unix::fs::symlink("gone", at("bad")).expect("a link");
-        let socket = std::os::unix::net::UnixListener::bind(at("socket")).expect("a socket");
-        for name in ["plain", "good", "nothing"] {
-            assert_eq!(fault(&at(name)), None, "{name}");
-        }
-        for (path, told) in [
-            (at("bad"), "is a link to gone, which is not there"),
-            (home.path().into(), "is a folder"),
-            (at("socket"), "is a socket"),
-            ("/dev/null".into(), "is a device"),
-        ] {
-            let fault = fault(&path).expect(told);
-            assert!(fault.contains(told), "{fault}");
-        }
-        drop(socket);
+        help,
     }
 }

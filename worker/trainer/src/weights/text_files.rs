@@ -12,14 +12,6 @@ use crate::{Error, Result};
 
 const SETTINGS: &str = "tokenizer_config.json";
 const ADDED: &str = "added_tokens.json";
-/// Read as text beside the tokenizer.
-const TEXTS: [&str; 5] = [
-    SETTINGS,
-    ADDED,
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
 /// Keys that each name one token.
 const SPECIAL: [&str; 7] = [
     "bos_token",
@@ -31,19 +23,6 @@ const SPECIAL: [&str; 7] = [
     "mask_token",
 ];
 const CORRECT: &str = "correct the key, or take the tokenizer.json that belongs to it";
-
-/// Refuses files of `folder` that cannot be opened, or are no text in UTF-8.
-pub(super) fn check(folder: &Path) -> Result<()> {
-    plain::check(&folder.join("tokenizer.json"))?;
-    for name in TEXTS {
-        let path = folder.join(name);
-        plain::check(&path)?;
-        if path.exists() {
-            plain::text(&path)?;
-        }
-    }
-    Ok(())
-}
 
 /// Refuses what the files of `folder` say of tokens that `tokenizer` does not, and a tokenizer that
 /// gives other tokens each time.
@@ -126,6 +105,8 @@ fn one_text(path: &Path, settings: &Value) -> Result<()> {
 
 /// The JSON of a file; null where it is missing.
 fn optional(path: &Path) -> Result<Value> {
+    // A link to nothing is not a file that is missing.
+    plain::check(path)?;
     if path.exists() {
         read_json(path)
     } else {

@@ -198,7 +198,6 @@ impl Checkpoint {
         }
         agreement::check(&shards, &shape)?;
         says_what_is_there(path, &config, &shards)?;
-        text_files::check(path)?;
         let text = ModelText::open(path).map_err(|e| Error::Model {
             path: e.path,
             fault: e.fault,
