@@ -272,3 +272,19 @@ fn a_template_that_does_not_end_is_given_up() {
         assert!(matches!(fault, TemplateError::Endless { .. }), "{fault}");
     }
 }
+
+#[test]
+fn what_one_step_adds_to_a_text_is_bounded() {
+    for (source, words) in [
+        ("{{ 'a'.ljust(9000, 'b' * 9000) }}", "one character"),
+        (
+            "{{ ('\\n' * 9000) | indent('x' * 9000, true, true) }}",
+            "`indent` to more than a million characters",
+        ),
+    ] {
+        let fault = rendered(source).expect_err(source).to_string();
+        assert!(fault.contains(words), "{fault}");
+    }
+    let fits = rendered("{{ (('a\\n' * 90) | indent(4)) | length }}").expect("text");
+    assert_eq!(fits, "536");
+}

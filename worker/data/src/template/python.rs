@@ -77,6 +77,24 @@ fn keep(env: &mut Environment<'static>) -> [&'static str; 19] {
 
 /// Makes `env` render as Python does.
 pub(super) fn install(env: &mut Environment<'static>) {
+    add_tests(env);
+    add_filters_and_functions(env);
+    compare::install(env);
+    methods::install(env);
+    numbers::install(env);
+    for kept in keep(env) {
+        wrap(env, kept);
+    }
+    env.set_unknown_method_callback(unknown_method);
+    env.set_formatter(|out, state, value| match printable(value)?.kind() {
+        ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            escape_formatter(out, state, &text_of(value).into())
+        }
+        _ => escape_formatter(out, state, value),
+    });
+}
+
+fn add_tests(env: &mut Environment<'static>) {
     env.add_test("iterable", is_iterable);
     env.add_test("sequence", is_sequence);
     env.add_test("callable", |value: &Value| {
@@ -89,15 +107,15 @@ pub(super) fn install(env: &mut Environment<'static>) {
     env.add_test("upper", |value: &Value| {
         texts::is_cased(&text_of(value), char::is_uppercase)
     });
+}
+
+fn add_filters_and_functions(env: &mut Environment<'static>) {
     env.add_filter("tojson", tojson);
     env.add_filter("default", default);
     env.add_filter("d", default);
     env.add_filter("string", |value: &Value| printable(value).map(text_of));
     env.add_filter("attr", attr);
     env.add_function("range", range);
-    compare::install(env);
-    methods::install(env);
-    numbers::install(env);
     env.add_filter("trim", trim);
     env.add_filter("escape", escape);
     env.add_filter("e", escape);
@@ -114,9 +132,6 @@ pub(super) fn install(env: &mut Environment<'static>) {
         joiner(Some(separator.unwrap_or_else(|| ", ".into())))
     });
     env.add_filter(super::source::ITERABLE, looped);
-    for kept in keep(env) {
-        wrap(env, kept);
-    }
     env.add_filter(super::source::SUM, markup_sum);
     env.add_filter(printf::FORMAT, printf::printf);
     env.add_function("namespace", namespace);
@@ -126,28 +141,27 @@ pub(super) fn install(env: &mut Environment<'static>) {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         },
     );
-    env.set_unknown_method_callback(|state, value, method, args| {
-        let found = match value.as_str() {
-            Some(text) if method == "format" => {
-                widths::check_format(text)?;
-                None
-            }
-            Some(text) => texts::method(text, method, args)?,
-            None => container_method(value, method, args)?,
-        };
-        match found {
-            Some(result) => Ok(result),
-            None => {
-                minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
-            }
+}
+
+/// What a method gives that minijinja's values do not have themselves.
+fn unknown_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    let found = match value.as_str() {
+        Some(text) if method == "format" => {
+            widths::check_format(text)?;
+            None
         }
-    });
-    env.set_formatter(|out, state, value| match printable(value)?.kind() {
-        ValueKind::Number | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
-            escape_formatter(out, state, &text_of(value).into())
-        }
-        _ => escape_formatter(out, state, value),
-    });
+        Some(text) => texts::method(text, method, args)?,
+        None => container_method(value, method, args)?,
+    };
+    match found {
+        Some(result) => Ok(result),
+        None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
+    }
 }
 
 /// Under its own name, the filter that is `kept` refuses none as Python does, and gives a generator
@@ -298,16 +312,15 @@ fn indent(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
         )
     })?;
     let text = format!("{given}\n");
+    let lines = texts::lines(&text, false);
+    let added = lines.len().saturating_mul(indention.chars().count());
+    widths::check(added, "`indent`")?;
     let indented = |(place, line): (usize, &str)| match place {
         0 if !first => line.to_owned(),
         _ if line.is_empty() && !blank && place > 0 => String::new(),
         _ => format!("{indention}{line}"),
     };
-    let lines: Vec<String> = texts::lines(&text, false)
-        .into_iter()
-        .enumerate()
-        .map(indented)
-        .collect();
+    let lines: Vec<String> = lines.into_iter().enumerate().map(indented).collect();
     Ok(Value::from(lines.join("\n")))
 }
 

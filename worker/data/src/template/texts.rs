@@ -5,6 +5,7 @@ use minijinja::{Error, ErrorKind, Value};
 
 use super::capitals::{capital, is_titlecase};
 use super::repr::is_printable;
+use super::widths;
 
 /// White space of `str.strip` and `str.split`.
 pub(super) fn is_space(c: char) -> bool {
@@ -113,14 +114,7 @@ pub(super) fn method(text: &str, method: &str, args: &[Value]) -> Result<Option<
         }),
         "isprintable" => Value::from(text.chars().all(is_printable)),
         "istitle" => Value::from(is_titled(text)),
-        "isidentifier" => {
-            let is_part = |c: char| c == '_' || c.is_alphanumeric();
-            let starts = text
-                .chars()
-                .next()
-                .is_some_and(|c| is_part(c) && !c.is_numeric());
-            Value::from(starts && text.chars().all(is_part))
-        }
+        "isidentifier" => Value::from(is_identifier(text)),
         _ => return Ok(None),
     };
     args.kwargs.assert_all_used()?;
@@ -138,6 +132,15 @@ pub(super) fn is_cased(text: &str, fits: fn(char) -> bool) -> bool {
 
 fn all(text: &str, fits: impl Fn(char) -> bool) -> Value {
     Value::from(!text.is_empty() && text.chars().all(fits))
+}
+
+fn is_identifier(text: &str) -> bool {
+    let is_part = |c: char| c == '_' || c.is_alphanumeric();
+    let starts = text
+        .chars()
+        .next()
+        .is_some_and(|c| is_part(c) && !c.is_numeric());
+    starts && text.chars().all(is_part)
 }
 
 /// A digit of a script in which ten follow one another from a zero.
@@ -411,15 +414,11 @@ fn padded(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
         .ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
     let width = usize::try_from(width).unwrap_or(0);
     let missing = width.saturating_sub(text.chars().count());
-    if missing > 1_000_000 {
-        return Err(Error::new(
-            ErrorKind::InvalidOperation,
-            format!("str.{} to more than a million", args.method),
-        ));
-    }
-    let fill = args
-        .get(1, "")?
-        .map_or_else(|| " ".to_owned(), |fill| fill.to_string());
+    widths::check(missing, &format!("str.{}", args.method))?;
+    let fill = match args.get(1, "")? {
+        None => " ".to_owned(),
+        Some(fill) => one_character(&fill, args.method)?,
+    };
     Ok(Value::from(match args.method {
         "zfill" => {
             let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -437,4 +436,15 @@ fn padded(text: &str, args: &Arguments<'_>) -> Result<Value, Error> {
             fill.repeat(left) + text + &fill.repeat(missing - left)
         }
     }))
+}
+
+/// What a text is filled up with: a longer one, a million times, is more than any machine holds.
+fn one_character(fill: &Value, method: &str) -> Result<String, Error> {
+    let fill = fill.as_str().filter(|fill| fill.chars().count() == 1);
+    fill.map(str::to_owned).ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("str.{method} fills up with one character"),
+        )
+    })
 }

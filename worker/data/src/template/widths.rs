@@ -3,10 +3,9 @@
 
 use minijinja::{Error, ErrorKind};
 
-/// Characters that all places of a text may ask for together; as many as `str.ljust` may.
+/// Characters that all places of a text may ask for together; as many as `str.ljust` and `indent`
+/// may add.
 const WIDEST: usize = 1_000_000;
-/// Digits behind a point. The formatting of Rust's numbers panics above it.
-const FINEST: usize = u16::MAX as usize;
 
 /// What the places of a text have asked for so far.
 struct Asked<'a> {
@@ -80,21 +79,19 @@ impl Asked<'_> {
             .strip_prefix('.')
             .map_or(0, |digits| number(digits).0);
         self.total = self.total.saturating_add(width).saturating_add(precision);
-        let by = self.by;
-        if precision > FINEST {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                format!("{by} with more than {FINEST} digits behind a point"),
-            ));
-        }
-        if self.total > WIDEST {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                format!("{by} to more than a million characters"),
-            ));
-        }
-        Ok(())
+        check(self.total, self.by)
     }
+}
+
+/// Refuses `by` to add more than [`WIDEST`] characters to a text.
+pub(super) fn check(characters: usize, by: &str) -> Result<(), Error> {
+    if characters > WIDEST {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("{by} to more than a million characters"),
+        ));
+    }
+    Ok(())
 }
 
 /// The number that `text` begins with, 0 where there is none, and what stands behind it.
@@ -118,7 +115,7 @@ mod tests {
             "%s %5d %-999995s",
             "100%% of 99999999999",
             "%(a99999999)s",
-            "%.65535f",
+            "%.70000f",
             "no place",
             "%",
             "%(open",
@@ -131,7 +128,7 @@ mod tests {
             "%1000000s%s%1s",
             "%%%2000000d",
             "%(a)2000000d",
-            "%.65536f",
+            "%.2000000f",
         ] {
             let fault = check_printf(text, "`%`").expect_err(text).to_string();
             assert!(fault.contains("`%` "), "{fault}");
@@ -146,6 +143,7 @@ mod tests {
             "{a[99999999]}",
             "{:>1000000}",
             "{:,.2f}",
+            "{:.70000f}",
             "{",
             "{:",
         ] {
@@ -155,7 +153,7 @@ mod tests {
             "{:>2000000000}",
             "{a:x^2000000}",
             "{:02000000d}",
-            "{:,.70000f}",
+            "{:,.2000000f}",
             "{:=+#2000000}",
             "{:500000}{:500001}",
         ] {
