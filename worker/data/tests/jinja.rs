@@ -178,13 +178,32 @@ fn a_template_that_does_not_foresee_calls_is_said_to_lack_them() {
             .text(&called(none(), none()), false)
             .expect_err("a fault")
     };
-    for source in [
-        "{% for m in messages %}{{ m.role + m.content }}{% endfor %}",
-        "{% for m in messages %}{{ m.role }}{{ m.content.strip() }}{% endfor %}",
+    for (source, cause) in [
+        (
+            "{% for m in messages %}{{ m.role + m.content }}{% endfor %}",
+            "unsupported types",
+        ),
+        (
+            "{% for m in messages %}{{ m.role }}{{ m.content.strip() }}{% endfor %}",
+            "has no method named strip",
+        ),
     ] {
         let fault = fault(source);
-        assert!(matches!(fault, TemplateError::Calls), "{fault}");
-        assert!(fault.to_string().contains("chatml-tools"), "{fault}");
+        assert!(matches!(fault, TemplateError::Calls(_)), "{fault}");
+        let said = fault.to_string();
+        assert!(
+            said.contains("chatml-tools") && said.contains(cause),
+            "{said}"
+        );
+    }
+    // What we lack is no fault of the template.
+    for lacking in ["m.role | nosuch", "m.role.nosuch()", "nosuch(m.role)"] {
+        let source = format!(
+            "{{% for m in messages %}}{{% if m.tool_calls %}}{{{{ {lacking} }}}}{{% endif %}}{{% endfor %}}"
+        );
+        let said = fault(&source);
+        assert!(matches!(said, TemplateError::Refused(_)), "{said}");
+        assert!(said.to_string().contains("nosuch"), "{said}");
     }
     let said = fault(
         "{% for m in messages %}{% if m.tool_calls %}{{ raise_exception('one call alone') }}{% endif %}{% endfor %}",

@@ -16,9 +16,9 @@ pub enum TemplateError {
     )]
     TextArguments,
     #[error(
-        "the chat template cannot render tool calls; set data.template: chatml-tools, or take a model whose template does"
+        "the chat template cannot render tool calls ({0}); set data.template: chatml-tools, or take a model whose template does"
     )]
-    Calls,
+    Calls(Error),
     #[error("the model has no chat template for a conversation without tools, only {}; give data.template", .0.join(", "))]
     NoDefault(Vec<String>),
     #[error(

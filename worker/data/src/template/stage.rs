@@ -1,7 +1,6 @@
 //! A conversation prepared for rendering: without what templates must not see, and with what they
 //! insist on.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
 use minijinja::value::Serde;
@@ -10,7 +9,9 @@ use serde_json::{Map, Value as Json};
 
 use super::compiled::{ChatTemplate, FUEL, Variant};
 use super::fault::TemplateError;
+use super::made_ids::with_made_ids;
 use super::marks::{Marks, private};
+use super::refusals::of_calls;
 use crate::chat::Conversation;
 
 /// What a template is given.
@@ -77,27 +78,8 @@ impl<'t> Stage<'t> {
         if let Ok(raw) = stage.raw(&stage.messages, prompt) {
             return Ok((stage, raw));
         }
-        Err(stage.refusal_of_calls(&plain, refused, prompt))
-    }
-
-    /// Why the template does not take the calls of `plain`, where it has `refused` them.
-    fn refusal_of_calls(
-        &self,
-        plain: &[Json],
-        refused: TemplateError,
-        prompt: bool,
-    ) -> TemplateError {
-        let takes_text =
-            |messages: &[Json]| self.raw(&with_text_arguments(messages), prompt).is_ok();
-        if takes_text(plain) || takes_text(&self.messages) {
-            return TemplateError::TextArguments;
-        }
-        let takes_others = || self.raw(&without_calls(plain), prompt).is_ok();
-        if is_unforeseen(&refused) && takes_others() {
-            TemplateError::Calls
-        } else {
-            refused
-        }
+        let takes = |messages: &[Json]| stage.raw(messages, prompt).is_ok();
+        Err(of_calls(refused, &plain, &stage.messages, &takes))
     }
 
     /// `messages` as the template renders them, marks included.
@@ -258,127 +240,5 @@ fn swap(value: &mut Json, swaps: &[(char, char)]) {
             }
         }
         _ => {}
-    }
-}
-
-/// Calls without an id with one of nine letters and digits by their place, and results without one
-/// with that of their call; ids that the row gives stay.
-fn with_made_ids(messages: &[Json]) -> Vec<Json> {
-    let mut messages = with_ids_of_results(messages);
-    let given: HashSet<Json> = ids(&messages).cloned().collect();
-    let mut made = 0usize;
-    // Ids of the calls whose results may follow, in order.
-    let mut open: Vec<Json> = Vec::new();
-    for message in &mut messages {
-        if message["role"] == "assistant" {
-            open.clear();
-        }
-        for call in message
-            .get_mut("tool_calls")
-            .and_then(Json::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            made += 1;
-            if call["id"].is_null() {
-                while given.contains(&Json::String(made_id(made))) {
-                    made += 1;
-                }
-                call["id"] = made_id(made).into();
-            }
-            open.push(call["id"].clone());
-        }
-        if message["role"] == "tool" && !open.is_empty() {
-            let place = open
-                .iter()
-                .position(|id| *id == message["tool_call_id"])
-                .unwrap_or(0);
-            let id = open.remove(place);
-            if message["tool_call_id"].is_null() {
-                message["tool_call_id"] = id;
-            }
-        }
-    }
-    messages
-}
-
-fn made_id(number: usize) -> String {
-    format!("call{number:05}")
-}
-
-/// Ids that calls and results give.
-fn ids(messages: &[Json]) -> impl Iterator<Item = &Json> {
-    let calls = messages
-        .iter()
-        .filter_map(|message| message["tool_calls"].as_array())
-        .flatten();
-    let results = messages.iter().map(|message| &message["tool_call_id"]);
-    calls
-        .map(|call| &call["id"])
-        .chain(results)
-        .filter(|id| !id.is_null())
-}
-
-/// Calls without an id with those that their results name, in order: ids of results that no call
-/// before them has.
-fn with_ids_of_results(messages: &[Json]) -> Vec<Json> {
-    let mut messages = messages.to_vec();
-    for at in 0..messages.len() {
-        let own: Vec<Json> = ids(&messages[at..=at]).cloned().collect();
-        let results = messages[at + 1..]
-            .iter()
-            .take_while(|message| message["role"] == "tool");
-        let mut named = results
-            .map(|result| &result["tool_call_id"])
-            .filter(|id| !id.is_null() && !own.contains(id));
-        let named: Vec<Json> = named.by_ref().cloned().collect();
-        let calls = messages[at]
-            .get_mut("tool_calls")
-            .and_then(Json::as_array_mut)
-            .into_iter()
-            .flatten();
-        for (call, id) in calls.filter(|call| call["id"].is_null()).zip(named) {
-            call["id"] = id;
-        }
-    }
-    messages
-}
-
-fn with_text_arguments(messages: &[Json]) -> Vec<Json> {
-    let mut messages = messages.to_vec();
-    let calls = messages
-        .iter_mut()
-        .filter_map(|message| message.get_mut("tool_calls")?.as_array_mut())
-        .flatten();
-    for arguments in calls.filter_map(|call| call.get_mut("function")?.get_mut("arguments")) {
-        *arguments = Json::String(arguments.to_string());
-    }
-    messages
-}
-
-/// Each message as if it were text alone.
-fn without_calls(messages: &[Json]) -> Vec<Json> {
-    let mut messages = messages.to_vec();
-    for message in messages.iter_mut().filter_map(Json::as_object_mut) {
-        message.shift_remove("tool_calls");
-        if !message.get("content").is_some_and(Json::is_string) {
-            message.insert("content".into(), "".into());
-        }
-    }
-    messages
-}
-
-/// Whether the template came upon a value that it does not foresee. What it refuses by
-/// `raise_exception` it says in its own words.
-fn is_unforeseen(fault: &TemplateError) -> bool {
-    let TemplateError::Refused(fault) = fault else {
-        return false;
-    };
-    let says = |words| fault.detail().is_some_and(|detail| detail.contains(words));
-    match fault.kind() {
-        ErrorKind::InvalidOperation => {
-            says("operator on unsupported types") || says("is not iterable")
-        }
-        _ => true,
     }
 }
