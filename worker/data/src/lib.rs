@@ -54,7 +54,8 @@ pub use row_error::RowError;
 pub use sampler::{Batching, Cursor, Sampler};
 pub use statistics::Statistics;
 pub use template::{
-    ChatTemplate, Lacking, Loss, Lost, Rendered, SpecialTokens, TemplateError, Templates, Unwritten,
+    ChatTemplate, Lacking, Loss, Lost, Rendered, SpecialTokens, TemplateError, Templates,
+    Unwritten, WayOut,
 };
 pub use text::{ModelText, ModelTextError};
 pub use told::named;

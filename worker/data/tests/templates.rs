@@ -93,7 +93,7 @@ fn recorded_as_left_out() -> BTreeSet<String> {
 fn left_out(rendered: &Rendered, row: &str, template: &str) -> Vec<String> {
     let template = template.trim_end_matches(".jinja");
     let one = |unwritten: &Unwritten| match unwritten {
-        Unwritten::Message { index, role } => {
+        Unwritten::Message { index, role, .. } => {
             format!("{row}; message {index}, {role}; {template}")
         }
         Unwritten::Tools => format!("{row}; tools; {template}"),

@@ -70,13 +70,30 @@ pub struct Lost {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unwritten {
     #[error(
-        "message {index}: the chat template leaves out what this message of the role `{role}` says; leave the message out of the row, or set data.template: chatml-tools, or a template that writes it"
+        "message {index}: the chat template leaves out what this message of the role `{role}` says; {way_out}, or set data.template: chatml-tools, or a template that writes it"
     )]
-    Message { index: usize, role: String },
+    Message {
+        index: usize,
+        role: String,
+        way_out: WayOut,
+    },
     #[error(
         "the chat template writes none of the row's `tools`, and the model could not know them; leave them out of the row, or set data.template: chatml-tools, or a template that writes them"
     )]
     Tools,
+}
+
+/// What to do about a message that the template leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WayOut {
+    #[error("leave the message out of the row")]
+    LeaveOut,
+    /// The template writes the same under the other role.
+    #[error("write its role as `system`")]
+    System,
+    /// The template writes it where the model is asked, and not where it has answered.
+    #[error("move its text into the first question")]
+    Question,
 }
 
 /// What the template does with a part of an answer instead of writing it as it is.

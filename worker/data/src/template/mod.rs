@@ -52,6 +52,6 @@ mod walk;
 mod widths;
 
 pub use compiled::{ChatTemplate, SpecialTokens};
-pub use fault::{Loss, Lost, TemplateError, Unwritten};
+pub use fault::{Loss, Lost, TemplateError, Unwritten, WayOut};
 pub use named::{Lacking, Templates};
 pub use render::Rendered;

@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use super::fault::Unwritten;
+use super::fault::{Unwritten, WayOut};
 use super::fields::Change;
 use super::owners::Owner;
 use super::reasoning::spoken;
@@ -34,16 +34,53 @@ pub(super) fn unwritten(turns: &Turns<'_>, trained: &[usize]) -> Vec<Unwritten> 
     let mut found: Vec<Unwritten> = left_out
         .map(|index| Unwritten::Message {
             index,
-            role: stage.messages[index]["role"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
+            role: role(&stage.messages[index]).to_owned(),
+            way_out: way_out(stage, index),
         })
         .collect();
-    if !stage.tools.is_empty() && !writes_tools(stage, turns.whole, false) {
+    // Their places cost nothing more: those of the messages came with them.
+    let writes_some = || {
+        turns.places().of(Owner::Tools).next().is_some() || writes_tools(stage, turns.whole, false)
+    };
+    if !stage.tools.is_empty() && !writes_some() {
         found.push(Unwritten::Tools);
     }
     found
+}
+
+fn role(message: &Value) -> &str {
+    message["role"].as_str().unwrap_or_default()
+}
+
+/// What to do about message `index`, of which the template writes nothing.
+fn way_out(stage: &Stage<'_>, index: usize) -> WayOut {
+    if !["system", "developer"].contains(&role(&stage.messages[index])) {
+        return WayOut::LeaveOut;
+    }
+    let mut messages = stage.messages.clone();
+    messages[index]["role"] = "system".into();
+    if writes(stage, &messages, index, false) {
+        return WayOut::System;
+    }
+    // As the model is asked: some templates write it in front of the last question alone.
+    let answer = messages.iter().position(|m| role(m) == "assistant");
+    let asked = answer.filter(|answer| index < *answer);
+    match asked.map(|answer| &stage.messages[..answer]) {
+        Some(asked) if writes(stage, asked, index, true) => WayOut::Question,
+        _ => WayOut::LeaveOut,
+    }
+}
+
+/// Whether the rendered `messages` change with the text of message `index`.
+fn writes(stage: &Stage<'_>, messages: &[Value], index: usize, prompt: bool) -> bool {
+    let mut others = messages.to_vec();
+    others[index] = stand_in(
+        &messages[index],
+        stage.template.marks.stand_in,
+        Calls::Whole,
+    );
+    let rendered = |messages: &[Value]| stage.part(messages, prompt);
+    matches!((rendered(messages), rendered(&others)), (Some(own), Some(other)) if own != other)
 }
 
 fn says_something(message: &Value) -> bool {

@@ -8,7 +8,7 @@ use super::{around, called, template, two_turns};
 fn unwritten(source: &str, conversation: &Conversation) -> Vec<String> {
     let rendered = template(source).render(conversation).expect(source);
     let name = |unwritten: &Unwritten| match unwritten {
-        Unwritten::Message { index, role } => format!("{index} {role}"),
+        Unwritten::Message { index, role, .. } => format!("{index} {role}"),
         Unwritten::Tools => "tools".into(),
     };
     rendered.unwritten.iter().map(name).collect()
@@ -63,6 +63,44 @@ fn a_message_of_which_nothing_is_written_is_named_with_its_role() {
             && told.contains("chatml-tools"),
         "{told}"
     );
+}
+
+#[test]
+fn the_way_out_is_the_one_that_the_template_leaves() {
+    let with = |role: &str| {
+        row(json!([
+            {"role": role, "content": "Be brief."},
+            {"role": "user", "content": "One?"},
+            {"role": "assistant", "content": "1"},
+        ]))
+    };
+    // As Mistral Nemo's: in front of the last question where nothing follows it.
+    let asked = "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST] {% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }} {% endif %}{{ m.content }}[/INST]{% else %} {{ m.content }}</s>{% endif %}{% endfor %}";
+    let known = only("m.role in ['user', 'assistant', 'system']");
+    let few = only("m.role in ['user', 'assistant']");
+    for (source, role, wanted) in [
+        (
+            known.as_str(),
+            "developer",
+            "write its role as `system`, or",
+        ),
+        (asked, "system", "move its text into the first question, or"),
+        (
+            few.as_str(),
+            "system",
+            "leave the message out of the row, or",
+        ),
+        (
+            few.as_str(),
+            "developer",
+            "leave the message out of the row, or",
+        ),
+    ] {
+        let rendered = template(source).render(&with(role)).expect(source);
+        let told = rendered.unwritten[0].to_string();
+        assert!(told.contains(wanted), "{told}");
+        assert!(told.contains(&format!("`{role}`")), "{told}");
+    }
 }
 
 #[test]
