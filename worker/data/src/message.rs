@@ -48,6 +48,12 @@ pub(crate) fn is_trained_on(message: &Value) -> bool {
     message.as_object().is_none_or(is_weighed)
 }
 
+/// Whether a message means another thing with `key` than without, whatever its form.
+pub(crate) fn is_read(key: &str) -> bool {
+    let is_refused = REFUSED.iter().any(|(refused, _)| *refused == key);
+    READ.contains(&key) || is_refused || says_what_is_trained(key)
+}
+
 /// The keys of a message that are not read here; templates may read them.
 pub(crate) fn unread(message: &Value) -> impl Iterator<Item = &str> {
     let entries = message.as_object().into_iter().flatten();

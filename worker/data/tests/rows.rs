@@ -546,6 +546,26 @@ fn columns_of_values_that_json_has_no_form_for_are_refused_by_name_and_type_wher
         ),
         ("optional int96 text;", "column `text` holds points in time"),
         ("optional int64 created (TIMESTAMP(MICROS,false));", ""),
+        (
+            "optional group conversation (LIST) { repeated group list { optional group element {
+                optional binary content (UTF8); optional int64 timestamp (TIMESTAMP(MILLIS,true)); } } }",
+            "",
+        ),
+        (
+            "optional group messages (LIST) { repeated group list { optional group element {
+                optional int64 content (TIMESTAMP(MILLIS,true)); } } }",
+            "column `messages.list.element.content` holds points in time",
+        ),
+        (
+            "optional group messages (LIST) { repeated group bag { optional group array_element {
+                optional group tool_calls (LIST) { repeated group list { optional group element {
+                optional group arguments { optional int64 at (TIMESTAMP(MILLIS,true)); } } } } } } }",
+            "arguments.at` holds points in time",
+        ),
+        (
+            "optional group history (LIST) { repeated group list { optional int64 element (TIMESTAMP(MILLIS,true)); } }",
+            "column `history.list.element` holds points in time",
+        ),
         ("optional int32 output (DATE);", ""),
     ] {
         let (_home, path) = put(&without_rows(&format!("message row {{ {column} }}")));

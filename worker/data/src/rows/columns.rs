@@ -5,7 +5,16 @@ use parquet::basic::{Compression, ConvertedType, LogicalType, Type};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::schema::types::ColumnDescriptor;
 
-use crate::shapes;
+use crate::{message, shapes};
+
+/// Columns that may hold messages, of which some keys alone are read.
+const OF_MESSAGES: [&str; 5] = [
+    "messages",
+    "conversations",
+    "conversation",
+    "prompt",
+    "completion",
+];
 
 /// Why rows of a file with `metadata` cannot be read.
 pub(super) fn fault(metadata: &ParquetMetaData) -> Option<String> {
@@ -40,7 +49,6 @@ fn unread_codec(codec: Compression) -> Option<&'static str> {
 
 /// What the values of `column` are, where no JSON value is certain to be the one that was meant.
 fn unlike_json(column: &ColumnDescriptor) -> Option<&'static str> {
-    let top = column.path().parts().first().map_or("", String::as_str);
     let kind = match (column.logical_type_ref(), column.converted_type()) {
         // The reader has no value for these, whether anything reads the column or not.
         (_, ConvertedType::INTERVAL) => return Some("spans of time"),
@@ -56,7 +64,18 @@ fn unlike_json(column: &ColumnDescriptor) -> Option<&'static str> {
         _ => return None,
     };
     // Of what nothing reads, the name alone is told.
-    shapes::is_read(top).then_some(kind)
+    is_read(column.path().parts()).then_some(kind)
+}
+
+/// Whether the values of the column at `path` mean something to what reads rows. Between a list and
+/// the keys of its items stand names that each writer chooses, so the key of a message is looked for
+/// in all of the path.
+fn is_read(path: &[String]) -> bool {
+    let Some((top, inner)) = path.split_first() else {
+        return false;
+    };
+    let of_message = !inner.is_empty() && OF_MESSAGES.contains(&top.as_str());
+    shapes::is_read(top) && (!of_message || inner.iter().any(|part| message::is_read(part)))
 }
 
 #[cfg(test)]
