@@ -4,50 +4,88 @@
 //! `nullable`, an `enum` or `const` of null); elsewhere a null argument was not given. In Parquet
 //! every missing value is null, and what is trained on must not depend on the file's format.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
-use crate::reference::target;
+use crate::reference::References;
 use crate::tools::function_of;
+
+/// The schema of one tool, with what is known of it so far.
+struct Tool<'s> {
+    name: &'s Value,
+    references: References<'s>,
+    /// What [`Self::in_place`] has found, by the schemas that it was asked about: those of the items
+    /// of a list are the same for each.
+    found: HashMap<Vec<*const Value>, Rc<[&'s Value]>>,
+}
 
 /// Leaves out the null arguments that stand for nothing.
 pub(crate) fn prune_arguments(messages: &mut [Value], tools: &[Value]) {
+    let mut tools: Vec<Tool<'_>> = tools.iter().filter_map(function_of).map(Tool::of).collect();
     let calls = messages
         .iter_mut()
         .filter_map(|message| message.get_mut("tool_calls")?.as_array_mut())
         .flatten();
     for function in calls.filter_map(|call| call.get_mut("function")) {
-        let tool = tools
-            .iter()
-            .filter_map(function_of)
-            .find(|tool| tool["name"] == function["name"]);
-        let root = tool
-            .and_then(|tool| tool.get("parameters"))
-            .unwrap_or(&Value::Null);
-        if let Some(arguments) = function.get_mut("arguments") {
-            prune(arguments, &[root], root);
+        let known = tools.iter_mut().find(|tool| *tool.name == function["name"]);
+        let Some(arguments) = function.get_mut("arguments") else {
+            continue;
+        };
+        match known {
+            Some(tool) => prune(arguments, &[tool.references.root], tool),
+            None => prune(arguments, &[], &mut Tool::unknown()),
         }
     }
 }
 
+impl<'s> Tool<'s> {
+    fn of(function: &'s Map<String, Value>) -> Self {
+        Self {
+            name: function.get("name").unwrap_or(&Value::Null),
+            references: References::of(function.get("parameters").unwrap_or(&Value::Null)),
+            found: HashMap::new(),
+        }
+    }
+
+    /// One of which nothing is known.
+    fn unknown() -> Self {
+        Self {
+            name: &Value::Null,
+            references: References::of(&Value::Null),
+            found: HashMap::new(),
+        }
+    }
+
+    /// `schemas` and those that they are made of, references followed, each once.
+    fn in_place(&mut self, schemas: &[&'s Value]) -> Rc<[&'s Value]> {
+        let asked: Vec<*const Value> = schemas
+            .iter()
+            .map(|schema| std::ptr::from_ref(*schema))
+            .collect();
+        let references = &self.references;
+        let found = self.found.entry(asked);
+        Rc::clone(found.or_insert_with(|| in_place(schemas, references).into()))
+    }
+}
+
 /// `schemas` are those that `value` is held against.
-fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
-    let schemas = in_place(schemas, root);
+fn prune<'s>(value: &mut Value, schemas: &[&'s Value], tool: &mut Tool<'s>) {
+    let schemas = tool.in_place(schemas);
     match value {
         Value::Object(object) => {
             object.retain(|key, value| {
                 let of_key = of_property(&schemas, key);
                 if value.is_null() {
-                    let mut held = in_place(&of_key, root);
-                    held.retain(|schema| schema.is_object());
-                    let named = held.iter().any(|schema| admits_null(schema));
+                    let held = tool.in_place(&of_key);
+                    let mut held = held.iter().filter(|schema| schema.is_object());
                     // A null where a value must stand is for the check to tell.
-                    return named
-                        || (requires(&schemas, key)
-                            && held.iter().any(|schema| tells_values(schema)));
+                    let required = requires(&schemas, key);
+                    return held
+                        .any(|schema| admits_null(schema) || required && tells_values(schema));
                 }
-                prune(value, &of_key, root);
+                prune(value, &of_key, tool);
                 true
             });
         }
@@ -57,7 +95,7 @@ fn prune(value: &mut Value, schemas: &[&Value], root: &Value) {
                     .iter()
                     .filter_map(|schema| of_item(schema, place))
                     .collect();
-                prune(item, &of_item, root);
+                prune(item, &of_item, tool);
             }
         }
         _ => {}
@@ -125,19 +163,19 @@ fn of_item(schema: &Value, place: usize) -> Option<&Value> {
         .or_else(|| schema.get("additionalItems"))
 }
 
-/// `schemas` and those that they are made of, references followed, each once.
-fn in_place<'s>(schemas: &[&'s Value], root: &'s Value) -> Vec<&'s Value> {
-    let (mut found, mut known) = (Vec::new(), HashSet::new());
+/// The same, of which nothing is known yet.
+fn in_place<'s>(schemas: &[&'s Value], known: &References<'s>) -> Vec<&'s Value> {
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
     let mut waiting: Vec<&Value> = schemas.iter().rev().copied().collect();
     while let Some(schema) = waiting.pop() {
-        if !known.insert(std::ptr::from_ref(schema)) {
+        if !seen.insert(std::ptr::from_ref(schema)) {
             continue;
         }
         found.push(schema);
         let references = ["$ref", "$dynamicRef", "$recursiveRef"]
             .iter()
             .filter_map(|key| schema.get(*key)?.as_str());
-        waiting.extend(references.filter_map(|reference| target(root, reference)));
+        waiting.extend(references.filter_map(|reference| known.target(reference)));
         let conditions = ["if", "then", "else"].iter();
         waiting.extend(conditions.filter_map(|key| schema.get(*key)));
         let dependent = schema.get("dependentSchemas").and_then(Value::as_object);
@@ -260,5 +298,23 @@ mod tests {
         ] {
             assert_eq!(pruned(&parameters, given.clone()), kept, "{parameters}");
         }
+    }
+
+    #[test]
+    fn a_document_is_searched_for_anchors_once() {
+        let mut definitions = Map::new();
+        for at in 0..20_000 {
+            let next = json!([{"$ref": format!("#a{}", at + 1)}]);
+            definitions.insert(
+                format!("d{at}"),
+                json!({"$anchor": format!("a{at}"), "allOf": next}),
+            );
+        }
+        definitions.insert("last".into(), json!({"$anchor": "a20000", "type": "null"}));
+        let parameters = json!({"properties": {"a": {"$ref": "#a0"}}, "$defs": definitions});
+        let started = std::time::Instant::now();
+        let given = json!({"a": null, "b": null});
+        assert_eq!(pruned(&parameters, given), json!({"a": null}));
+        assert!(started.elapsed().as_secs() < 30);
     }
 }

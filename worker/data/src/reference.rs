@@ -1,33 +1,52 @@
 //! References within a schema: JSON pointers in the fragment of a URI, whose characters may be
-//! written as `%20`.
+//! written as `%20`, and anchors.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-/// The part of `root` that `reference` names; none where it leads nowhere, out of the schema, or to
-/// an anchor.
-pub(crate) fn resolve<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
-    root.pointer(&pointer(reference)?)
+/// The references of one document, which is searched for anchors at most once.
+pub(crate) struct References<'s> {
+    pub root: &'s Value,
+    anchors: OnceCell<HashMap<&'s str, &'s Value>>,
 }
 
-/// The same, by an anchor too.
-pub(crate) fn target<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
-    resolve(root, reference).or_else(|| anchored(root, reference))
+impl<'s> References<'s> {
+    pub fn of(root: &'s Value) -> Self {
+        Self {
+            root,
+            anchors: OnceCell::new(),
+        }
+    }
+
+    /// The part of the document that `reference` names, by a pointer or by an anchor; none where it
+    /// leads nowhere or out of the document.
+    pub fn target(&self, reference: &str) -> Option<&'s Value> {
+        if let Some(pointer) = pointer(reference) {
+            return self.root.pointer(&pointer);
+        }
+        let name = reference.strip_prefix('#')?;
+        let anchors = self.anchors.get_or_init(|| anchors(self.root));
+        anchors.get(name).copied()
+    }
 }
 
-/// The part of `root` with the anchor that `reference` names.
-fn anchored<'s>(root: &'s Value, reference: &str) -> Option<&'s Value> {
-    let name = reference
-        .strip_prefix('#')
-        .filter(|name| !name.is_empty())?;
-    let mut waiting = vec![root];
+/// The parts of `root` that have an anchor, by its name. Up to draft 7 it is an `$id`, in draft 4 an
+/// `id`, that begins with `#`.
+fn anchors(root: &Value) -> HashMap<&str, &Value> {
+    let (mut found, mut waiting) = (HashMap::new(), vec![root]);
     while let Some(schema) = waiting.pop() {
-        if schema["$anchor"] == name || schema["$dynamicAnchor"] == name {
-            return Some(schema);
+        let text = move |key: &str| schema.get(key).and_then(Value::as_str);
+        let own = ["$anchor", "$dynamicAnchor"].into_iter().filter_map(text);
+        let older = ["$id", "id"].into_iter().filter_map(text);
+        for name in own.chain(older.filter_map(|id| id.strip_prefix('#'))) {
+            found.entry(name).or_insert(schema);
         }
         waiting.extend(schema.as_object().into_iter().flat_map(Map::values));
         waiting.extend(schema.as_array().into_iter().flatten());
     }
-    None
+    found
 }
 
 /// The JSON pointer of `reference`, none where it is no pointer into its own document.
@@ -75,14 +94,26 @@ mod tests {
             ("other.json#/$defs/a", None),
         ] {
             assert_eq!(
-                resolve(&root, reference),
+                References::of(&root).target(reference),
                 wanted.map(|n| json!(n)).as_ref(),
                 "{reference}"
             );
         }
-        assert_eq!(resolve(&root, "#"), Some(&root));
-        let root = json!({"$defs": {"a": {"$anchor": "here", "type": "null"}}});
-        assert_eq!(target(&root, "#here"), Some(&root["$defs"]["a"]));
-        assert_eq!(target(&root, "#there"), None);
+        assert_eq!(References::of(&root).target("#"), Some(&root));
+    }
+
+    #[test]
+    fn anchors_of_every_draft_are_found() {
+        for key in ["$anchor", "$dynamicAnchor", "$id", "id"] {
+            let name = if key.ends_with("id") { "#here" } else { "here" };
+            let root = json!({"$defs": {"a": {key: name, "type": "null"}}});
+            let references = References::of(&root);
+            assert_eq!(
+                references.target("#here"),
+                Some(&root["$defs"]["a"]),
+                "{key}"
+            );
+            assert_eq!(references.target("#there"), None);
+        }
     }
 }

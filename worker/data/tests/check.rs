@@ -445,6 +445,20 @@ fn references_that_multiply_are_refused_by_name_and_take_no_time() {
         );
         assert!(!findings(&called(few, json!({"a": 1}))).is_empty());
     }
+    let names = |at: usize| json!({"$ref": format!("#/$defs/d{at}")});
+    let mut definitions: serde_json::Map<String, Value> = (0..60)
+        .map(|at| {
+            let twice = json!({"allOf": [names(at + 1), names(at + 1)]});
+            (format!("d{at}"), json!({"dependencies": {"a": twice}}))
+        })
+        .collect();
+    definitions.insert("d60".into(), json!({"type": "object"}));
+    let dependent = json!({"$defs": definitions, "type": "object", "allOf": [names(0)]});
+    let found = findings(&called(dependent, json!({"a": 1})));
+    assert!(
+        found.len() == 1 && found[0].starts_with("tool `f`: a value is held against more than"),
+        "{found:?}"
+    );
     // Here the arguments make them many.
     let node = json!({"$ref": "#"});
     let tree = json!({"type": "object", "properties": {"a": {"allOf": [node, node]}}});
@@ -453,6 +467,27 @@ fn references_that_multiply_are_refused_by_name_and_take_no_time() {
     let found = findings(&called(tree, deep(40)));
     assert!(
         found.len() == 1 && found[0].contains("the arguments are held against more than"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn references_by_names_are_followed_or_told() {
+    let draft = "http://json-schema.org/draft-07/schema#";
+    let anchored = json!({"$schema": draft, "type": "object", "properties": {"a": {"$ref": "#n"}},
+        "definitions": {"n": {"$id": "#n", "type": "integer"}}});
+    assert_eq!(
+        findings(&called(anchored.clone(), json!({"a": 1}))),
+        [""; 0]
+    );
+    assert_eq!(findings(&called(anchored, json!({"a": "x"}))).len(), 1);
+    // Relative to a name within the schema, the reference leads elsewhere.
+    let inner = json!({"$id": "https://example.com/b", "$ref": "#/$defs/c", "$defs": {"c": {"type": "integer"}}});
+    let relative =
+        json!({"type": "object", "properties": {"a": inner}, "$defs": {"c": {"type": "string"}}});
+    let found = findings(&called(relative, json!({"a": "x"})));
+    assert!(
+        found.len() == 1 && found[0].contains("`#/$defs/c` of its parameters is not followed"),
         "{found:?}"
     );
 }

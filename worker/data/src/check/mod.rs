@@ -1,6 +1,7 @@
 //! Checks conversations against the rules that training on them relies on: who speaks when, and
 //! whether every tool call meets the JSON Schema of its tool.
 
+mod held;
 mod keywords;
 mod nullable;
 mod reach;
@@ -9,11 +10,12 @@ mod spelling;
 
 use std::collections::HashMap;
 
+use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{ValidationError, Validator};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use self::held::{Held, held};
 use self::reach::{MOST, Reach};
 use crate::chat::Conversation;
 use crate::tools::function_of;
@@ -70,14 +72,8 @@ pub fn check_tools(tools: &[Value]) -> Vec<Finding> {
     findings
 }
 
-/// What calls of a tool are held against.
-struct Held<'c> {
-    schema: &'c Value,
-    validator: Validator,
-}
-
-/// That by the names of tools; none where there is nothing to hold calls against, which is a
-/// finding.
+/// What calls are held against, by the names of tools; none where there is nothing to hold them
+/// against, which is a finding.
 fn compile<'c>(
     tools: &'c [Value],
     findings: &mut Vec<Finding>,
@@ -92,93 +88,13 @@ fn compile<'c>(
                 text: format!("tool `{name}`: {text}"),
             });
         };
-        for key in BESIDE
-            .iter()
-            .filter(|key| function.get(**key).is_some_and(says_something))
-        {
-            fault(format!(
-                "`{key}` stands beside `parameters`, where it is not read; it belongs into their schema"
-            ));
-        }
-        let held = match function.get("parameters") {
-            None => {
-                elsewhere(function).into_iter().for_each(&mut fault);
-                None
-            }
-            Some(schema) => held(schema, &mut fault),
-        };
+        let held = held(function, &mut fault);
         if compiled.contains_key(&name) {
             fault("it is defined twice".into());
         }
         compiled.insert(name, held);
     }
     compiled
-}
-
-/// Says that the schema of a `function` without parameters stands under another name.
-fn elsewhere(function: &Map<String, Value>) -> Option<String> {
-    let beside = |key: &str| BESIDE.contains(&key);
-    let mut entries = function.iter().filter(|(key, _)| !beside(key));
-    let (key, _) = entries.find(|(key, value)| is_schema_elsewhere(key, value))?;
-    Some(format!(
-        "`{key}` is not read; the schema of its parameters belongs under `parameters`"
-    ))
-}
-
-/// What calls are held against by `schema`; `fault` hears what is wrong with it.
-fn held<'c>(schema: &'c Value, fault: &mut impl FnMut(String)) -> Option<Held<'c>> {
-    let faults = schema::faults(schema);
-    let named = !faults.is_empty();
-    faults.into_iter().for_each(&mut *fault);
-    // Compiled, such a schema takes for ever, or more memory than there is.
-    if Reach::of(schema).multiplies() {
-        return None;
-    }
-    match schema::validator(schema) {
-        Ok(validator) => Some(Held { schema, validator }),
-        Err(e) => {
-            if !named {
-                fault(format!("its parameters are not JSON Schema: {e}"));
-            }
-            None
-        }
-    }
-}
-
-/// Keywords of a schema that some sets write beside it.
-const BESIDE: [&str; 8] = [
-    "required",
-    "properties",
-    "additionalProperties",
-    "patternProperties",
-    "$defs",
-    "definitions",
-    "optional",
-    "arguments",
-];
-
-fn says_something(value: &Value) -> bool {
-    ![
-        Value::Null,
-        Value::Array(Vec::new()),
-        Value::Object(Map::new()),
-        "".into(),
-    ]
-    .contains(value)
-}
-
-/// Whether `key` of a function without parameters looks like a schema of them under another name.
-fn is_schema_elsewhere(key: &str, value: &Value) -> bool {
-    let is_result = [
-        "return",
-        "returns",
-        "response",
-        "output",
-        "output_schema",
-        "outputSchema",
-    ]
-    .contains(&key);
-    !is_result && value.is_object()
 }
 
 /// Ids of calls whose results may follow.

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::keywords::IN_PLACE;
-use crate::reference::target;
+use super::keywords::{IN_PLACE, NAMED, ONE, SEVERAL};
+use crate::reference::References;
 
 /// Schemas that a value is held against at the most; what an argument holds counts with it.
 pub(super) const MOST: usize = 100_000;
@@ -18,9 +18,7 @@ static NOTHING: Value = Value::Null;
 
 /// The ways from schema to schema within one document.
 pub(super) struct Reach<'s> {
-    root: &'s Value,
-    /// Where references lead, which takes a search for an anchor.
-    targets: HashMap<&'s str, Option<&'s Value>>,
+    references: References<'s>,
     /// What [`Self::count`] has found.
     counts: HashMap<*const Value, usize>,
     /// Schemas that lead on without end.
@@ -30,31 +28,29 @@ pub(super) struct Reach<'s> {
 impl<'s> Reach<'s> {
     pub fn of(root: &'s Value) -> Self {
         Self {
-            root,
-            targets: HashMap::new(),
+            references: References::of(root),
             counts: HashMap::new(),
             endless: HashSet::new(),
         }
     }
 
     /// Those that a value is held against with `schema`.
-    fn in_place(&mut self, schema: &'s Value) -> Vec<&'s Value> {
-        let mut found: Vec<&'s Value> = Vec::new();
-        for key in REFERENCES {
-            if let Some(reference) = schema.get(key).and_then(Value::as_str) {
-                let root = self.root;
-                let known = self.targets.entry(reference);
-                found.extend(*known.or_insert_with(|| target(root, reference)));
-            }
-        }
+    fn in_place(&self, schema: &'s Value) -> Vec<&'s Value> {
+        let mut found: Vec<&'s Value> = references(schema)
+            .filter_map(|reference| self.references.target(reference))
+            .collect();
         for part in IN_PLACE.iter().filter_map(|key| schema.get(*key)) {
             match part {
                 Value::Array(schemas) => found.extend(schemas),
                 schema => found.push(schema),
             }
         }
-        let dependent = schema.get("dependentSchemas").and_then(Value::as_object);
-        found.extend(dependent.into_iter().flat_map(Map::values));
+        // Read in every draft; a list there holds names.
+        for key in ["dependentSchemas", "dependencies"] {
+            let dependent = schema.get(key).and_then(Value::as_object);
+            let dependent = dependent.into_iter().flat_map(Map::values);
+            found.extend(dependent.filter(|schema| !schema.is_array()));
+        }
         found
     }
 
@@ -64,13 +60,38 @@ impl<'s> Reach<'s> {
         self.count(schema).is_none()
     }
 
+    /// A reference that is not followed here, and that what holds values against the document might
+    /// follow: how many schemas it leads to is not known.
+    pub fn unfollowed(&self) -> Option<&'s str> {
+        let root = self.references.root;
+        let (mut seen, mut waiting) = (HashSet::new(), vec![root]);
+        let (mut first, mut has_bases) = (None, false);
+        while let Some(schema) = waiting.pop() {
+            if !seen.insert(std::ptr::from_ref(schema)) {
+                continue;
+            }
+            // References within a part with a name of its own are relative to that name.
+            has_bases |= !std::ptr::eq(schema, root) && is_base(schema, root);
+            for reference in references(schema) {
+                first = first.or(Some(reference));
+                match self.references.target(reference) {
+                    Some(target) => waiting.push(target),
+                    None => return Some(reference),
+                }
+            }
+            parts(schema, &mut waiting);
+        }
+        first.filter(|_| has_bases)
+    }
+
     /// Whether one value is held against more than [`MOST`] schemas by some part of the document, or
     /// without end.
     pub fn multiplies(&mut self) -> bool {
-        let mut parts = vec![self.root];
+        let mut parts = vec![self.references.root];
         while let Some(part) = parts.pop() {
-            let refers = REFERENCES.iter().any(|key| part.get(*key).is_some());
-            if refers && self.count(part).is_none_or(|count| count > MOST) {
+            if references(part).next().is_some()
+                && self.count(part).is_none_or(|count| count > MOST)
+            {
                 return true;
             }
             parts.extend(part.as_object().into_iter().flat_map(Map::values));
@@ -126,6 +147,34 @@ impl<'s> Reach<'s> {
             }
         }
         false
+    }
+}
+
+/// The texts by which `schema` refers to others.
+fn references(schema: &Value) -> impl Iterator<Item = &str> {
+    let texts = REFERENCES.iter().filter_map(move |key| schema.get(*key));
+    texts.filter_map(Value::as_str)
+}
+
+/// Whether `schema` has a name that references within are relative to.
+fn is_base(schema: &Value, root: &Value) -> bool {
+    let draft = root.get("$schema").and_then(Value::as_str);
+    let is_old = draft.is_some_and(|draft| draft.contains("draft-04"));
+    let key = if is_old { "id" } else { "$id" };
+    let name = schema.get(key).and_then(Value::as_str);
+    name.is_some_and(|name| !name.starts_with('#'))
+}
+
+/// Adds the schemas that `schema` is made of.
+fn parts<'s>(schema: &'s Value, waiting: &mut Vec<&'s Value>) {
+    for (key, value) in schema.as_object().into_iter().flatten() {
+        let key = key.as_str();
+        match value {
+            Value::Object(schemas) if NAMED.contains(&key) => waiting.extend(schemas.values()),
+            Value::Array(schemas) if SEVERAL.contains(&key) => waiting.extend(schemas),
+            schema if ONE.contains(&key) => waiting.push(schema),
+            _ => {}
+        }
     }
 }
 
@@ -189,6 +238,9 @@ mod tests {
 
     #[test]
     fn references_that_double_are_too_many_and_a_long_chain_is_not() {
+        let dependent =
+            |next: Value| json!({"dependencies": {"a": {"allOf": [next, next]}, "b": ["a"]}});
+        assert!(Reach::of(&chain(40, dependent)).multiplies());
         for keyword in ["allOf", "anyOf", "oneOf"] {
             let twice = |next: Value| json!({keyword: [next, next]});
             assert!(Reach::of(&chain(40, twice)).multiplies(), "{keyword}");
@@ -204,6 +256,41 @@ mod tests {
         assert!(!Reach::of(&twice).leads_back(&twice["$defs"]["d0"]));
         let back = json!({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"if": {"$ref": "#/$defs/a"}}}});
         assert!(Reach::of(&back).leads_back(&back["$defs"]["a"]));
+    }
+
+    #[test]
+    fn references_that_only_the_validator_follows_are_named() {
+        let to = |reference: &str| json!({"$ref": reference});
+        for (schema, wanted) in [
+            (json!({"items": to("#/$defs/a"), "$defs": {"a": {}}}), None),
+            (
+                json!({"items": to("#a"), "$defs": {"a": {"$id": "#a"}}}),
+                None,
+            ),
+            (json!({"$id": "b", "items": to("#")}), None),
+            (json!({"properties": {"p": {"$id": "b"}}}), None),
+            (json!({"default": to("b"), "enum": [to("b")]}), None),
+            (
+                json!({"items": to("b"), "$defs": {"a": {"$id": "b"}}}),
+                Some("b"),
+            ),
+            (json!({"properties": {"default": to("b")}}), Some("b")),
+            (json!({"$dynamicRef": "#a"}), Some("#a")),
+            (
+                json!({"items": to("#/x/default"), "x": {"default": to("b")}}),
+                Some("b"),
+            ),
+            (
+                json!({"items": {"$id": "b", "items": to("#/$defs/c")}, "$defs": {"c": {}}}),
+                Some("#/$defs/c"),
+            ),
+            (
+                json!({"$schema": "http://json-schema.org/draft-04/schema#", "items": {"id": "b", "items": to("#")}}),
+                Some("#"),
+            ),
+        ] {
+            assert_eq!(Reach::of(&schema).unfollowed(), wanted, "{schema}");
+        }
     }
 
     #[test]

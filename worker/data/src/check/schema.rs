@@ -47,7 +47,14 @@ pub(super) fn faults(schema: &Value) -> Vec<String> {
     }
     let mut reach = Reach::of(schema);
     look(schema, schema, &mut reach, "parameters", &mut faults);
-    // What leads back has been named.
+    // What leads nowhere or back has been named.
+    if faults.is_empty()
+        && let Some(reference) = reach.unfollowed()
+    {
+        faults.push(format!(
+            "the reference `{reference}` of its parameters is not followed; write it as `#/$defs/` and a name, and leave out `$id` within the schema"
+        ));
+    }
     if faults.is_empty() && reach.multiplies() {
         faults.push(format!(
             "a value is held against more than {MOST} schemas of its parameters, since references to them multiply; refer to each once"
