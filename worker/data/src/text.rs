@@ -129,8 +129,8 @@ fn foreign_token<'v>(values: &'v Value, tokenizer: &Tokenizer) -> Option<(&'stat
         .find(|(_, text)| tokenizer.token_to_id(text).is_none())
 }
 
-/// The tokenizer that `text` holds, without the truncation and padding that it was saved with: transformers
-/// encodes without both.
+/// The tokenizer that `text` holds, without the truncation and padding that it was saved with:
+/// transformers encodes without both.
 fn whole_rows(text: &str) -> tokenizers::Result<Tokenizer> {
     let mut tokenizer: Tokenizer = text.parse()?;
     tokenizer.with_truncation(None)?;
