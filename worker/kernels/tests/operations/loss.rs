@@ -198,6 +198,8 @@ fn adamw_in_8_bits() {
 fn every_backend_says_what_computes_each_operation() {
     on_every(|subject| {
         let forms = subject.backend.forms();
+        let is_listed = |operation| forms.of(operation).is_some();
+        assert!(Operation::ALL.into_iter().all(is_listed), "{forms}");
         let is_native = |operation| matches!(forms.of(operation), Some(Form::Native(_)));
         let product = forms.of(Operation::Matmul).map(ToString::to_string);
         match subject.name.as_str() {
