@@ -68,7 +68,7 @@ impl fmt::Display for DenseAttention {
             kinds if kinds.is_empty() => Ok(()),
             kinds => write!(
                 f,
-                "; with resources.device: {} it holds none",
+                "; attention on {} (resources.device) holds no scores, and cpu is much slower",
                 kinds.join(" or ")
             ),
         }

@@ -83,7 +83,7 @@ fn a_refusal_names_the_scores_and_the_ways_out() {
     for words in [
         "attention holds the scores of every pair of tokens, 514.6 GiB",
         "cuda has flash attention for heads of 16, 32, 48, 64, 80, 96, 128 and 256, and those of this model are of 112",
-        "with resources.device: cpu it holds none",
+        "attention on cpu (resources.device) holds no scores, and cpu is much slower",
         "fits with data.max_seq_len: ",
     ] {
         assert!(said.contains(words), "{words}: {said}");
