@@ -3,8 +3,9 @@
 use crate::run::Run;
 
 /// Bytes of attention over one sequence, whose scores are held whole, in `f32`: the probabilities,
-/// their gradient, that of the scores, and one of them transposed; beside them queries, keys,
-/// values, the output and two gradients. None where the device has flash attention for such heads.
+/// their gradient, that of the scores, and the slope of a cap or one of them transposed; beside
+/// them queries, keys, values, the output and two gradients. None where the device has flash
+/// attention for such heads.
 ///
 /// Sequences are computed one after another, and a window hides scores that are held all the same.
 pub(crate) fn dense(run: &Run<'_>) -> u64 {

@@ -65,7 +65,11 @@ fn scores(q: &Tensor, k: &Tensor, shape: &AttentionShape, span: &Span) -> Result
 /// The slope of the cap at capped scores, and anything where a query does not see a key.
 fn slope_of_cap(s: &Tensor, cap: f32) -> Result<Tensor> {
     let cap = f64::from(cap);
-    (s.clamp(-cap, cap)? / cap)?.sqr()?.affine(-1.0, 1.0)
+    // Each step gives up what it is made of: a tensor of a longer expression lives to its end.
+    let part = (s.clamp(-cap, cap)? / cap)?;
+    let square = part.sqr()?;
+    drop(part);
+    square.affine(-1.0, 1.0)
 }
 
 pub(crate) fn forward(
@@ -114,12 +118,14 @@ pub(crate) fn backward(
         let s = scores(&qh, &kh, shape, span)?;
         let p = s.broadcast_sub(&lse)?.exp()?;
         let slope = shape.cap.map(|cap| slope_of_cap(&s, cap)).transpose()?;
-        // As large as all the others: without caps a plan counts on four of them at one time.
+        // Tensors of every pair of tokens are given up as soon as they are read: a plan counts on
+        // four of them at one time, with a cap too.
         drop(s);
         let dp = doh.matmul(&vh.transpose(1, 2)?)?;
         let delta = (&doh * &oh)?.sum_keepdim(D::Minus1)?;
-        let mut ds = (&p * dp.broadcast_sub(&delta)?)?;
+        let centered = dp.broadcast_sub(&delta)?;
         drop(dp);
+        let mut ds = (&p * centered)?;
         if let Some(slope) = slope {
             ds = (ds * slope)?;
         }
