@@ -124,9 +124,26 @@ impl Session<'_> {
     }
 
     pub fn finish(&mut self, reporter: &mut dyn Reporter) -> Result<()> {
-        self.weights_are_finite()?;
-        self.evaluate_or_save(reporter)?;
+        match self.weights_are_finite() {
+            // What the last step broke takes nothing from the adapter that is kept.
+            Err(Error::Weights {
+                step,
+                tensor,
+                index,
+                value,
+            }) if self.best.adapters.is_some() => {
+                let text = format!(
+                    "warning: after step {step}, {tensor} has {value} at element {index}; lower training.learning_rate"
+                );
+                reporter.report(Event::Note { text })?;
+            }
+            found => {
+                found?;
+                self.evaluate_or_save(reporter)?;
+            }
+        }
         self.take_best(reporter)?;
+        self.weights_are_finite()?;
         self.compare_adapters()?;
         self.sample_answer(reporter)?;
         if !self.is_first() {
