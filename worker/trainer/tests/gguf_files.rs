@@ -399,4 +399,16 @@ fn texts_that_are_not_utf_8_are_refused_by_their_key() {
         fs::write(&path, patched(&whole, b"MARKER", b"MARK\xff\xfe")).expect("a file");
         refused(&path, None, &["changed.gguf", key, "not UTF-8"]);
     }
+    for key in ["tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
+        let texts = ["a b", "MARKER"].map(|text| Meta::String(text.into()));
+        let list = Meta::Array(texts.into());
+        Gguf::of(&file).with(key, list).write(&path);
+        let whole = fs::read(&path).expect("a file");
+        fs::write(&path, patched(&whole, b"MARKER", b"MARK\xff\xfe")).expect("a file");
+        refused(
+            &path,
+            None,
+            &["changed.gguf", "the text at 1", key, "not UTF-8"],
+        );
+    }
 }

@@ -134,7 +134,7 @@ impl Scan<'_> {
     fn skip_value(&mut self, kind: u32, key: &str) -> Result<(), String> {
         match (kind, width(kind)) {
             (_, Some(width)) => self.skip(Some(width)),
-            (8, _) if key.starts_with(TEXT) => self.text(key),
+            (8, _) if key.starts_with(TEXT) => self.text(key, None),
             (8, _) => self.skip_text(),
             (9, _) => {
                 let (kind, count) = (self.number()?, self.long()?);
@@ -142,6 +142,9 @@ impl Scan<'_> {
                     Some(width) => self.skip(count.checked_mul(width)),
                     // Each text has its length before it, so a count that cannot be ends with the
                     // file.
+                    None if kind == 8 && key.starts_with(TEXT) => {
+                        (0..count).try_for_each(|index| self.text(key, Some(index)))
+                    }
                     None if kind == 8 => (0..count).try_for_each(|_| self.skip_text()),
                     None => Err(format!(
                         "its key `{key}` is a list of values of the type {kind}, which is not read"
@@ -154,8 +157,9 @@ impl Scan<'_> {
         }
     }
 
-    /// Goes over a text that candle would read with other characters in the place of what is none.
-    fn text(&mut self, key: &str) -> Result<(), String> {
+    /// Goes over a text that candle would read with other characters in the place of what is none:
+    /// that of `key`, or the one at `index` of its list.
+    fn text(&mut self, key: &str, index: Option<u64>) -> Result<(), String> {
         let length = self.long()?;
         if length > self.left {
             return Err(CUT_OFF.into());
@@ -166,10 +170,10 @@ impl Scan<'_> {
             return Err(CUT_OFF.into());
         }
         self.left -= length;
-        match String::from_utf8(bytes) {
-            Ok(_) => Ok(()),
-            Err(e) => Err(format!("the text of its key `{key}` is not UTF-8 ({e})")),
-        }
+        str::from_utf8(&bytes).map(drop).map_err(|e| {
+            let which = index.map_or_else(String::new, |index| format!(" at {index}"));
+            format!("the text{which} of its key `{key}` is not UTF-8 ({e})")
+        })
     }
 
     fn skip_text(&mut self) -> Result<(), String> {
