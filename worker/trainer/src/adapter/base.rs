@@ -9,8 +9,8 @@ use std::path::{Component, Path};
 use qlora_planner::ModelShape;
 use serde_json::Value;
 
-use super::{CONFIG, FINGERPRINT, WEIGHTS, constants};
-use crate::weights::{ModelFiles, metadata, plain};
+use super::{CONFIG, FINGERPRINT, WEIGHTS, constants, files};
+use crate::weights::{ModelFiles, metadata};
 use crate::{Error, Result};
 
 /// What a person should hear of the adapter in `folder`, which [`super::load`] takes for the model
@@ -53,8 +53,9 @@ fn another_base(folder: &Path, files: &ModelFiles) -> Result<Option<String>> {
 }
 
 fn named_base(folder: &Path) -> Result<Option<String>> {
-    let path = folder.join(CONFIG);
-    let text = plain::text(&path)?;
+    let Some(text) = files::text(folder, CONFIG)? else {
+        return Ok(None);
+    };
     let settings: Value =
         qlora_data::strict::parse_settings(&text).map_err(|e| Error::Adapter {
             path: folder.into(),

@@ -5,14 +5,12 @@
 //! from rotary settings, so that a GGUF file of the base is known again.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use qlora_planner::{Activation, EmbeddingScale, LayerRope, ModelShape};
 
+use super::files;
 use crate::model::{angles, switch};
-use crate::weights::plain;
 use crate::{Error, Result, partial};
 
 /// The file of an adapter that holds them.
@@ -36,11 +34,8 @@ pub(super) fn save(shape: &ModelShape, folder: &Path) -> Result<()> {
 /// # Errors
 /// The record is there and cannot be read.
 pub(super) fn differing(folder: &Path, shape: &ModelShape) -> Result<Vec<String>> {
-    let path = folder.join(CONSTANTS);
-    plain::check(&path)?;
-    let text = match fs::read_to_string(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.map_err(Error::io(&path))?,
+    let Some(text) = files::text(folder, CONSTANTS)? else {
+        return Ok(Vec::new());
     };
     let recorded: Constants = serde_json::from_str(&text).map_err(|e| unreadable(folder, &e))?;
     let own = of(shape);
@@ -143,6 +138,8 @@ fn window(shape: &ModelShape, layer: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use qlora_planner::RopeScaling;
 
     use super::*;
@@ -197,5 +194,9 @@ mod tests {
         fs::write(folder.join(CONSTANTS), "{").expect("a file");
         let fault = differing(folder, &shape()).expect_err("a fault");
         assert!(fault.to_string().contains(CONSTANTS), "{fault}");
+        fs::write(folder.join(CONSTANTS), b"{\0}\0").expect("a file");
+        let fault = differing(folder, &shape()).expect_err("a fault");
+        assert!(fault.to_string().contains("UTF-16"), "{fault}");
+        assert_eq!(fault.code().id(), "Q0512", "{fault}");
     }
 }

@@ -1,6 +1,7 @@
 //! Reads adapters, made by this program or by PEFT.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
@@ -12,9 +13,9 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::settings::{self, Place, Settings};
-use super::{CONFIG, FINGERPRINT, WEIGHTS};
+use super::{CONFIG, FINGERPRINT, WEIGHTS, files};
 use crate::lora::{Adapters, Factors, Magnitude, NAMES, Site};
-use crate::weights::{first_broken, metadata, plain};
+use crate::weights::{first_broken, metadata};
 use crate::{Error, Result};
 
 /// Whether `folder` holds an adapter at all.
@@ -22,10 +23,16 @@ use crate::{Error, Result};
 /// # Errors
 /// It does not: what it is instead.
 pub fn is_there(folder: &Path) -> Result<()> {
-    plain::check(&folder.join(CONFIG))?;
+    files::check(folder, CONFIG)?;
     if folder.join(CONFIG).exists() {
-        return Ok(());
+        Ok(())
+    } else {
+        Err(missing(folder))
     }
+}
+
+/// What is in the place of the adapter that `folder` does not hold.
+fn missing(folder: &Path) -> Error {
     let fault = if folder.is_file() {
         format!("is a file; name the folder that holds {CONFIG}")
     } else if folder.exists() {
@@ -33,10 +40,10 @@ pub fn is_there(folder: &Path) -> Result<()> {
     } else {
         "is not there".to_owned()
     };
-    Err(Error::Adapter {
+    Error::Adapter {
         path: folder.into(),
         fault,
-    })
+    }
 }
 
 /// Reads the adapter in `folder` for a model of `shape` and `fingerprint`.
@@ -60,101 +67,79 @@ pub fn load(
         fault,
     };
     is_there(folder)?;
-    let text = plain::text(&folder.join(CONFIG))?;
+    let text = files::text(folder, CONFIG)?.ok_or_else(|| missing(folder))?;
     let value: Value = strict::parse_settings(&text)
         .map_err(|e| fault(format!("has an unreadable {CONFIG}: {e}")))?;
     let Settings { lora, places } = settings::read(&value, shape).map_err(fault)?;
     let bytes = read_weights(folder)?;
-    let header = header(&bytes)
-        .ok_or_else(|| fault(format!("has an unreadable {WEIGHTS}: it is cut off")))?;
-    let header =
-        metadata(header).map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|e| fault(format!("has an unreadable {WEIGHTS}: {e}")))?;
-    // What `super::save` wrote; PEFT's files have none.
-    let recorded = header
-        .metadata()
-        .as_ref()
-        .and_then(|texts| texts.get(FINGERPRINT));
-    if recorded.is_some_and(|recorded| recorded != fingerprint) {
-        let base = value["base_model_name_or_path"]
-            .as_str()
-            .unwrap_or_default();
-        return Err(fault(format!(
-            "was trained on another base model, `{base}`: name that one"
-        )));
-    }
+    let file = opened(&bytes, &value, fingerprint).map_err(fault)?;
     let names = places_of_tensors(&file, &places, lora.dora).map_err(fault)?;
-    let uniform = places
-        .iter()
-        .all(|place| place.rank == lora.r && place.alpha == lora.alpha);
-    let rank = if uniform {
-        lora.r
-    } else {
-        places
-            .iter()
-            .map(|place| place.rank)
-            .max()
-            .unwrap_or(lora.r)
-    };
-    let mut factors = Vec::with_capacity(places.len());
-    for place in &places {
-        let (outputs, inputs) = shape.projection(place.site.module);
-        let take = |which: usize, dims: &[usize]| -> Result<Tensor> {
-            let name = &names[&(place.site, which)];
-            tensor(&file, name, dims).map_err(fault)
-        };
-        let (a, b) = (
-            take(0, &[place.rank, inputs])?,
-            take(1, &[outputs, place.rank])?,
-        );
-        let mut found = Factors::new(a, b);
-        if !uniform {
-            found = widened(
-                &found,
-                rank,
-                place.alpha / unit_alpha(place.rank, lora.rslora),
-            )?;
-        }
-        if lora.dora {
-            found.magnitude = Some(Magnitude::new(take(2, &[outputs])?));
-        }
-        factors.push(found.map(|_, tensor| Ok(tensor.to_device(device)?))?);
-    }
+    let alike = |place: &Place| place.rank == lora.r && place.alpha == lora.alpha;
+    let uniform = places.iter().all(alike);
     let config = if uniform {
         lora
     } else {
-        LoraConfig {
-            r: rank,
-            alpha: unit_alpha(rank, lora.rslora),
-            ..lora
-        }
+        in_common(lora, &places)
     };
+    let mut factors = Vec::with_capacity(places.len());
+    for place in &places {
+        let dims = shape.projection(place.site.module);
+        let mut found = stored(&file, &names, place, dims, config.dora).map_err(fault)?;
+        if !uniform {
+            let own = place.alpha / unit_alpha(place.rank, config.rslora);
+            found = widened(found, config.r, own)?;
+        }
+        factors.push(found.map(|_, tensor| Ok(tensor.to_device(device)?))?);
+    }
     let sites = places.into_iter().map(|place| place.site).collect();
     Ok(Adapters::at_sites(config, sites, seed, factors))
 }
 
 fn read_weights(folder: &Path) -> Result<Vec<u8>> {
     let path = folder.join(WEIGHTS);
-    plain::check(&path)?;
-    let old = folder.join("adapter_model.bin");
-    if !path.exists() && old.exists() {
-        let fault = format!(
-            "has only adapter_model.bin, a pickle, which is not read; save it as {WEIGHTS}"
-        );
-        return Err(Error::Adapter {
-            path: folder.into(),
-            fault,
-        });
+    files::check(folder, WEIGHTS)?;
+    if path.exists() {
+        return fs::read(&path).map_err(Error::io(path));
     }
-    if !path.exists() {
-        let fault = format!("has no {WEIGHTS}; download the file");
-        return Err(Error::Adapter {
-            path: folder.into(),
-            fault,
-        });
+    let fault = if folder.join("adapter_model.bin").exists() {
+        format!("has only adapter_model.bin, a pickle, which is not read; save it as {WEIGHTS}")
+    } else {
+        format!("has no {WEIGHTS}; download the file")
+    };
+    Err(Error::Adapter {
+        path: folder.into(),
+        fault,
+    })
+}
+
+/// The tensors in `bytes` of [`WEIGHTS`].
+///
+/// # Errors
+/// They cannot be read, or say that they were trained on another base than that of `fingerprint`,
+/// which `settings` name.
+fn opened<'b>(
+    bytes: &'b [u8],
+    settings: &Value,
+    fingerprint: &str,
+) -> Result<SafeTensors<'b>, String> {
+    let unreadable = |e: &dyn Display| format!("has an unreadable {WEIGHTS}: {e}");
+    let header = header(bytes).ok_or_else(|| unreadable(&"it is cut off"))?;
+    let header = metadata(header).map_err(|e| unreadable(&e))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| unreadable(&e))?;
+    // What `super::save` wrote; PEFT's files have none.
+    let recorded = header
+        .metadata()
+        .as_ref()
+        .and_then(|texts| texts.get(FINGERPRINT));
+    if recorded.is_some_and(|recorded| recorded != fingerprint) {
+        let base = settings["base_model_name_or_path"]
+            .as_str()
+            .unwrap_or_default();
+        return Err(format!(
+            "was trained on another base model, `{base}`: name that one"
+        ));
     }
-    fs::read(&path).map_err(Error::io(path))
+    Ok(file)
 }
 
 /// The JSON at the beginning of a safetensors file; none where it is cut off.
@@ -172,13 +157,46 @@ fn unit_alpha(rank: usize, rslora: bool) -> f64 {
     }
 }
 
+/// `lora` with one rank, the largest of `places`, and a scale of 1.
+fn in_common(lora: LoraConfig, places: &[Place]) -> LoraConfig {
+    let ranks = places.iter().map(|place| place.rank);
+    let r = ranks.max().unwrap_or(lora.r);
+    LoraConfig {
+        r,
+        alpha: unit_alpha(r, lora.rslora),
+        ..lora
+    }
+}
+
+/// The factors of `place` as `file` has them, under `names`, for a projection with so many outputs
+/// and inputs.
+fn stored(
+    file: &SafeTensors<'_>,
+    names: &HashMap<(Site, usize), String>,
+    place: &Place,
+    (outputs, inputs): (usize, usize),
+    dora: bool,
+) -> Result<Factors, String> {
+    let take = |which: usize, dims: &[usize]| tensor(file, &names[&(place.site, which)], dims);
+    let (a, b) = (
+        take(0, &[place.rank, inputs])?,
+        take(1, &[outputs, place.rank])?,
+    );
+    let mut found = Factors::new(a, b);
+    if dora {
+        found.magnitude = Some(Magnitude::new(take(2, &[outputs])?));
+    }
+    Ok(found)
+}
+
 /// `factors` with the scale `own` in B, filled up to `rank` with zeros.
-fn widened(factors: &Factors, rank: usize, own: f64) -> Result<Factors> {
+fn widened(factors: Factors, rank: usize, own: f64) -> Result<Factors> {
     let (b, missing) = ((&factors.b * own)?, rank - factors.a.dim(0)?);
-    Ok(Factors::new(
-        factors.a.pad_with_zeros(0, 0, missing)?,
-        b.pad_with_zeros(1, 0, missing)?,
-    ))
+    Ok(Factors {
+        a: factors.a.pad_with_zeros(0, 0, missing)?,
+        b: b.pad_with_zeros(1, 0, missing)?,
+        magnitude: factors.magnitude,
+    })
 }
 
 /// The name in `file` of every tensor that `places` need, by site and index in [`NAMES`].

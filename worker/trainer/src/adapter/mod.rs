@@ -7,6 +7,7 @@
 
 mod base;
 mod constants;
+mod files;
 mod load;
 mod settings;
 mod targets;
