@@ -115,10 +115,15 @@ fn an_answer_ends_at_the_last_position() {
 fn a_question_that_leaves_no_position_has_a_wrong_answer_and_no_end_of_the_run() {
     let home = Home::new();
     // The prompt for an answer fills all positions, and the row without it fits.
-    let template = format!(
-        "{{% for m in messages %}}{{{{ m.content or '' }}}}{{% for c in m.tool_calls or [] %}}{{{{ c.function.name }}}}{{% endfor %}}{{% endfor %}}{{% if add_generation_prompt %}}{}{{% endif %}}",
-        "7".repeat(3 * POSITIONS)
-    );
+    let template = [
+        "{% for t in tools or [] %}{{ t.function.name }}: {% endfor %}",
+        "{% for m in messages %}{{ m.content or '' }}",
+        "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments | tojson }}",
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}",
+        &"7".repeat(3 * POSITIONS),
+        "{% endif %}",
+    ]
+    .concat();
     let answerer = home.answerer_with(&template, &home.model(), 8);
     let calls = json!([{"type": "function", "function": {"name": "go", "arguments": {}}}]);
     let tools =
@@ -185,9 +190,13 @@ fn a_score_over_nothing_is_refused() {
     let file = home.0.path().join("rows.jsonl");
     let one = row("Why?", "Yes.").to_string();
     for (text, rows, told) in [
-        ("", usize::MAX, "rows.jsonl: it holds no rows"),
-        ("\n\n", usize::MAX, "it holds no rows"),
-        ("[]", usize::MAX, "it holds no rows"),
+        (
+            "",
+            usize::MAX,
+            "rows.jsonl holds no rows; a row is one line",
+        ),
+        ("\n\n", usize::MAX, "rows.jsonl holds no rows"),
+        ("[]", usize::MAX, "rows.jsonl holds no rows"),
         (one.as_str(), 0, "no row of it is asked for"),
     ] {
         fs::write(&file, text).expect("rows");
@@ -210,4 +219,25 @@ fn a_score_over_nothing_is_refused() {
             "{fault}"
         );
     }
+}
+
+#[test]
+fn a_row_that_a_training_refuses_is_not_scored() {
+    let home = Home::new();
+    let template = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}";
+    let answerer = home.answerer_with(template, &home.model(), 4);
+    let whole = row("Why?", "Yes.");
+    home.score(&answerer, std::slice::from_ref(&whole))
+        .expect("scores");
+    let mut more = whole.clone();
+    let system = json!({"role": "system", "content": "Be brief."});
+    let messages = more["messages"].as_array_mut().expect("messages");
+    messages.insert(0, system);
+    let fault = home
+        .score(&answerer, &[whole, more])
+        .expect_err("the model reads no system message");
+    assert!(
+        fault.contains("rows.jsonl:2") && fault.contains("`system`"),
+        "{fault}"
+    );
 }

@@ -1,24 +1,29 @@
 //! How well a model does on rows that it was not trained on: loss, and for tool calls, what it
 //! writes by itself.
 
+mod evaluation;
+mod template;
+
 use std::path::{Path, PathBuf};
 
-use qlora_config::{DeviceKind, FlashAttention, ModelConfig, ResolvedConfig};
+use qlora_config::{DeviceKind, FlashAttention, ModelConfig};
 use qlora_data::calls::{Grade, grade};
-use qlora_data::rows::{Place, name_of};
-use qlora_data::{ChatTemplate, DatasetError, Encoder, Example, IGNORE, Sample, encode_example};
+use qlora_data::rows::Place;
+use qlora_data::{ChatTemplate, DatasetError, Encoder, Example, Sample};
 pub use qlora_data::{Conversation, tools_of};
 use tokenizers::Tokenizer;
 
+use self::template::template_of;
 use crate::generate::{Generation, answer, end_ids, end_of_turn};
 use crate::lora::Adapters;
 use crate::model::{Batch, Decoder};
-use crate::report::{ControlSignal, Event, Phase, Reporter};
 use crate::runtime::{self, Purpose, Runtime};
 use crate::scores::{CallScores, Scores};
 use crate::stop::StopSignal;
-use crate::weights::{Checkpoint, ModelFiles};
+use crate::weights::Checkpoint;
 use crate::{Error, Result, adapter};
+
+pub use evaluation::{ANSWER_TOKENS, Evaluation};
 
 /// A model with the text side that answers need.
 pub struct Answerer {
@@ -63,14 +68,12 @@ pub struct Scored<'a> {
 impl Answerer {
     /// Loads the model, with an adapter that changes nothing where none is given.
     pub fn open(subject: &Subject<'_>) -> Result<Self> {
-        subject
-            .adapter
-            .as_deref()
-            .map_or(Ok(()), adapter::is_there)?;
+        let folder = subject.adapter.as_deref();
+        folder.map_or(Ok(()), adapter::is_there)?;
         let checkpoint = Checkpoint::open_as(&subject.model, subject.config)?;
         let files = &checkpoint.files;
         let tokenizer = files.tokenizer()?.clone();
-        let (template, own) = template_of(subject, files)?;
+        let (template, note) = template_of(&subject.template, folder, files)?;
         let positions = files.shape.max_positions.min(LONGEST);
         let purpose = Purpose::Inference {
             model: subject.config,
@@ -78,7 +81,7 @@ impl Answerer {
         };
         let runtime = Runtime::open(subject.device, &files.shape, purpose, positions)?;
         let decoder = runtime.load(&checkpoint, positions, |_| {})?;
-        let adapters = runtime::adapters(subject.adapter.as_deref(), &decoder)?;
+        let adapters = runtime::adapters(folder, &decoder)?;
         let mut end_ids = end_ids(files, &tokenizer);
         end_ids.extend(end_of_turn(&tokenizer, &template));
         let (temperature, seed) = (0.0, 0);
@@ -89,11 +92,10 @@ impl Answerer {
             end_ids,
         };
         let mut notes = files.notes.clone();
-        if let Some(folder) = &subject.adapter {
+        if let Some(folder) = folder {
             notes.extend(adapter::notes_of_base(folder, files)?);
-            let (wanted, base) = (&subject.template, files.template.as_ref());
-            notes.extend(own.and_then(|own| own.note(folder, wanted, &template, base)));
         }
+        notes.extend(note);
         Ok(Self {
             decoder,
             adapters,
@@ -199,26 +201,17 @@ impl Answerer {
     /// The tokens of the row at `place`.
     ///
     /// # Errors
-    /// The row cannot be rendered, the template leaves out everything that the row would be scored
-    /// on, or a text holds a control token: the model would be measured on other turns than the row
-    /// has.
+    /// A training refuses the row too: it cannot be rendered, the template leaves out a part of it,
+    /// or a text holds a control token. The model would be measured on other turns than the row has.
     fn sample(&self, encoder: &Encoder, place: &Place, example: &Example) -> Result<Sample> {
-        let fault = |source| DatasetError::Encode {
-            place: place.clone(),
-            source,
-        };
-        let (tokenizer, template) = (&self.tokenizer, &self.template);
-        if let Example::Chat(conversation) = example {
-            encoder.only_text(conversation).map_err(fault)?;
+        match encoder.encode(&self.tokenizer, &self.template, example) {
+            Ok(encoded) => Ok(encoded.sample),
+            Err(source) => Err(DatasetError::Encode {
+                place: place.clone(),
+                source,
+            }
+            .into()),
         }
-        let sample = encode_example(tokenizer, template, example).map_err(fault)?;
-        if sample.labels.iter().all(|&label| label == IGNORE) {
-            // As before a training: a message may be left out, or none may be asked for.
-            encoder
-                .encode(tokenizer, template, example)
-                .map_err(fault)?;
-        }
-        Ok(sample)
     }
 
     /// Whether the model has a position for every token of the row at `place`.
@@ -259,11 +252,6 @@ impl Answerer {
 fn something(scores: &Scores, name: &str, asked: usize) -> Result<()> {
     let (fault, help) = if asked == 0 {
         ("no row of it is asked for", "ask for one row or more")
-    } else if scores.rows == 0 {
-        (
-            "it holds no rows",
-            "a row is one line: {\"messages\": [...]}",
-        )
     } else if scores.tokens == 0 {
         (
             "no row of it has a token to score",
@@ -277,115 +265,4 @@ fn something(scores: &Scores, name: &str, asked: usize) -> Result<()> {
         fault: fault.to_owned(),
         help,
     })
-}
-
-/// The template that `subject` asks for, on the day on which its adapter was trained, and the one
-/// that lies beside the adapter.
-fn template_of(
-    subject: &Subject<'_>,
-    files: &ModelFiles,
-) -> Result<(ChatTemplate, Option<adapter::template::Own>)> {
-    let Some(folder) = subject.adapter.as_deref() else {
-        return Ok((files.chat_template(&subject.template)?, None));
-    };
-    let own = adapter::template::own(folder)?;
-    let template = match &own {
-        Some(own) if subject.template == "auto" => own.compiled(folder, files.special.clone())?,
-        _ => files.chat_template(&subject.template)?,
-    };
-    let template = match adapter::template::date(folder)? {
-        Some(date) => template.dated(&date)?,
-        None => template,
-    };
-    Ok((template, own))
-}
-
-/// Tokens of an answer at the most, where nobody says otherwise.
-pub const ANSWER_TOKENS: usize = 256;
-/// Wrong answers that are told of.
-const TOLD: usize = 20;
-
-/// A job that scores, with everything that it works on; every path exists.
-#[derive(Debug, Clone)]
-pub struct Evaluation {
-    pub config: ResolvedConfig,
-    /// A Hugging Face folder or a GGUF file.
-    pub model: PathBuf,
-    /// The base alone where there is none.
-    pub adapter: Option<PathBuf>,
-    pub rows: PathBuf,
-}
-
-impl Evaluation {
-    /// Scores the rows, `training.eval_rows` of them at the most, and reports what was found.
-    ///
-    /// # Errors
-    /// Those of [`Answerer::open`] and [`Answerer::score`]; [`Error::Stopped`] where the reporter
-    /// says so.
-    pub fn execute(&self, reporter: &mut dyn Reporter) -> Result<()> {
-        let config = self.config.config();
-        reporter.report(Event::Phase {
-            phase: Phase::Loading,
-            done: 0,
-            of: 0,
-        })?;
-        let name = &name_of(&self.rows);
-        let limit = config.training.eval_rows.unwrap_or(usize::MAX);
-        let of = qlora_data::examples(&self.rows, name)?.take(limit).count() as u64;
-        let mut answerer = Answerer::open(&Subject {
-            model: self.model.clone(),
-            adapter: self.adapter.clone(),
-            config: &config.model,
-            template: config.data.template.clone(),
-            max_new_tokens: ANSWER_TOKENS,
-            device: config.resources.device,
-            attention: config.training.flash_attention,
-        })?
-        .until(reporter.stop_signal());
-        if self.adapter.is_none() {
-            answerer = answerer.dated(&config.data.template_date)?;
-        }
-        for text in answerer.notes.iter().cloned() {
-            reporter.report(Event::Note { text })?;
-        }
-        if let Some(attention) = answerer.decoder.backend.attention() {
-            reporter.report(Event::Note {
-                text: format!("attention: {attention}"),
-            })?;
-        }
-        reporter.report(Event::Phase {
-            phase: Phase::Evaluating,
-            done: 0,
-            of,
-        })?;
-        let mut told = 0;
-        let scores = answerer.score(&self.rows, name, limit, |row| {
-            if let Some((answer, grade)) = row
-                .answer
-                .filter(|(_, grade)| *grade < Grade::Exact && told < TOLD)
-            {
-                told += 1;
-                let text = format!("{}: {}: {answer}", row.place, grade.word());
-                reporter.report(Event::Note { text })?;
-            }
-            reporter.report(Event::Phase {
-                phase: Phase::Evaluating,
-                done: row.rows as u64,
-                of,
-            })?;
-            if reporter.control_signal() == ControlSignal::Stop {
-                Err(Error::Stopped)
-            } else {
-                Ok(())
-            }
-        })?;
-        if scores.left_out > 0 {
-            let (rows, positions) = (scores.left_out, answerer.positions());
-            let text = format!(
-                "{rows} rows have more tokens than the model's {positions} positions and are left out"
-            );
-            reporter.report(Event::Note { text })?;
-        }
-        reporter.report(Event::Scores(scores))
-    }
 }
