@@ -191,6 +191,38 @@ fn an_adapter_that_names_another_base_is_told_of_wherever_it_is_used() {
     }
 }
 
+#[test]
+fn an_adapter_with_a_broken_template_is_used_with_one_that_is_asked_for() {
+    let home = Home::new();
+    let (base, adapter) = (home.base(&tensors()), home.adapter(None, 1.0));
+    let config = &held_as("none");
+    let open = |template: &str| {
+        let subject = Subject {
+            model: base.clone(),
+            adapter: Some(adapter.clone()),
+            config,
+            template: template.into(),
+            max_new_tokens: 1,
+            device: DeviceKind::Cpu,
+            attention: FlashAttention::Auto,
+        };
+        Answerer::open(&subject).map(|answerer| answerer.notes)
+    };
+    for broken in [
+        r#"{"chat_template": 5}"#,
+        r#"{"chat_template": [{"name": "rag", "template": "r"}]}"#,
+    ] {
+        fs::write(adapter.join("tokenizer_config.json"), broken).expect("a file");
+        let fault = open("auto").expect_err(broken);
+        assert_eq!(fault.code().id(), "Q0512", "{fault}");
+        for template in ["chatml-tools", "default"] {
+            let notes = open(template).expect(template);
+            let told = |note: &&String| note.contains("tokenizer_config.json");
+            assert_eq!(notes.iter().filter(told).count(), 1, "{notes:?}");
+        }
+    }
+}
+
 struct Home(tempfile::TempDir);
 
 impl Home {

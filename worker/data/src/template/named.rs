@@ -30,7 +30,10 @@ impl From<String> for Templates {
 impl Templates {
     /// What `chat_template` of a settings file holds: a text, a list of names with texts, or an
     /// object of them.
-    pub(crate) fn from_setting(setting: &Value) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// It is something else; the text says so.
+    pub fn from_setting(setting: &Value) -> Result<Self, String> {
         let fault = || "`chat_template` is neither a text nor a list of named templates".to_owned();
         let named = match setting {
             Value::Null => return Ok(Self::default()),
@@ -77,8 +80,19 @@ impl Templates {
             .join(", ")
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The text that a conversation without tools takes, or one with them, as transformers chooses.
+    pub fn taken(&self, tools: bool) -> Option<&str> {
+        let named = |wanted: &str| {
+            let mut all = self.iter();
+            all.find_map(|(name, source)| (name == wanted).then_some(source))
+        };
+        named("tool_use")
+            .filter(|_| tools)
+            .or_else(|| named(DEFAULT))
     }
 
     /// Names and texts; the default one is called `default`.

@@ -26,7 +26,7 @@ use crate::lora::{Adapters, NAMES, Site};
 use crate::{Error, Result, partial};
 
 pub(crate) use constants::CONSTANTS;
-pub(crate) use template::{RECORD, TEMPLATE};
+pub(crate) use template::{ADDITIONAL, RECORD, TEMPLATE};
 
 pub use base::notes_of_base;
 pub(crate) use base::other_constants;

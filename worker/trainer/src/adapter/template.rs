@@ -3,20 +3,21 @@
 //! The text lies where transformers reads it. No file of transformers has a place for the date that
 //! the template was given, so the date lies in a file of our own.
 
-use std::io::ErrorKind;
 use std::path::Path;
+use std::{fs, io};
 
 use qlora_data::{ChatTemplate, SpecialTokens, Templates, strict};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::weights::plain;
+use super::files;
 use crate::{Error, Result, partial};
 
 /// The file that transformers reads a template from.
 pub(crate) const TEMPLATE: &str = "chat_template.jinja";
 pub(crate) const RECORD: &str = "training_template.json";
-/// Where other programs save it.
+/// The folder that transformers reads further ones from, each under a name.
+pub(crate) const ADDITIONAL: &str = "additional_chat_templates";
+/// Where other programs save them.
 const SETTINGS: [&str; 2] = ["tokenizer_config.json", "chat_template.json"];
 
 /// The template that adapters were trained with.
@@ -49,21 +50,42 @@ pub(super) fn save(template: TrainedWith<'_>, folder: &Path) -> Result<()> {
     write(TEMPLATE, template.text)
 }
 
-/// The template beside an adapter, and the file that it lies in.
+/// The templates beside an adapter, and the file that the one without a name lies in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Own {
     pub file: &'static str,
-    /// Jinja text.
-    pub text: String,
+    /// One is called `default`.
+    pub templates: Templates,
 }
 
 impl Own {
-    /// The template of the adapter in `folder`, ready to render.
+    /// Those of `templates`, which lie in `file` of the adapter in `folder`.
     ///
     /// # Errors
-    /// It does not compile; the file is named.
+    /// Only templates for other uses are among them.
+    fn new(folder: &Path, file: &'static str, templates: Templates) -> Result<Self> {
+        if templates.taken(false).is_some() {
+            return Ok(Self { file, templates });
+        }
+        Err(Error::Adapter {
+            path: folder.into(),
+            fault: format!(
+                "has chat templates in {file} and none named `default`; put the one that it was trained with into {TEMPLATE}"
+            ),
+        })
+    }
+
+    /// Jinja text for a conversation without tools.
+    pub fn text(&self) -> &str {
+        self.templates.taken(false).unwrap_or_default()
+    }
+
+    /// The templates of the adapter in `folder`, ready to render.
+    ///
+    /// # Errors
+    /// One does not compile; the file is named.
     pub fn compiled(&self, folder: &Path, special: SpecialTokens) -> Result<ChatTemplate> {
-        ChatTemplate::new(&self.text, special).map_err(|e| Error::Adapter {
+        ChatTemplate::of(&self.templates, special).map_err(|e| Error::Adapter {
             path: folder.into(),
             fault: format!(
                 "has a chat template in {} that is not usable: {e}",
@@ -84,14 +106,19 @@ impl Own {
     ) -> Option<String> {
         let file = self.file;
         if wanted != "auto" {
-            return (used.source() != self.text).then(|| {
+            // One that is asked for is taken for every conversation.
+            let is_used = |tools| self.templates.taken(tools) == Some(used.source());
+            return (![false, true].into_iter().all(is_used)).then(|| {
                 format!(
                     "the adapter has another chat template, in {file}, than the one that is asked for; --template auto takes the adapter's"
                 )
             });
         }
-        let of_base = base.and_then(|own| own.iter().find(|(name, _)| *name == "default"));
-        let differs = of_base.is_some_and(|(_, text)| text != self.text);
+        let differs = |tools| {
+            let of_base = base.and_then(|base| base.taken(tools));
+            of_base.is_some_and(|text| self.templates.taken(tools) != Some(text))
+        };
+        let differs = [false, true].into_iter().any(differs);
         (differs && !folder.join(RECORD).exists()).then(|| {
             format!(
                 "the chat template is the adapter's, in {file}, and differs from the base's; --template default takes the base's"
@@ -100,18 +127,18 @@ impl Own {
     }
 }
 
-/// The template that the adapter in `folder` was trained with, where it says so: in a file of its
-/// own, or as older releases of transformers have it, in the tokenizer's settings.
+/// The templates that the adapter in `folder` was trained with, where it says so: in files of their
+/// own, or as older releases of transformers have them, in the tokenizer's settings.
 ///
 /// # Errors
-/// It is there and cannot be read, or only templates for other uses are there.
+/// They are there and cannot be read, or only templates for other uses are there.
 pub fn own(folder: &Path) -> Result<Option<Own>> {
-    if let Some(text) = read(&folder.join(TEMPLATE))? {
-        let file = TEMPLATE;
-        return Ok(Some(Own { file, text }));
+    let separate = separate(folder)?;
+    if !separate.is_empty() {
+        return Own::new(folder, TEMPLATE, separate).map(Some);
     }
     for file in SETTINGS {
-        let Some(text) = read(&folder.join(file))? else {
+        let Some(text) = read(folder, file)? else {
             continue;
         };
         let fault = |fault: String| Error::Adapter {
@@ -120,32 +147,43 @@ pub fn own(folder: &Path) -> Result<Option<Own>> {
         };
         let settings = strict::parse_settings(&text)
             .map_err(|e| fault(format!("has an unreadable {file}: {e}")))?;
-        let setting = &settings["chat_template"];
-        if setting.is_null() {
-            continue;
-        }
-        let text = default_of(setting).ok_or_else(|| {
+        let templates = Templates::from_setting(&settings["chat_template"]).map_err(|e| {
             fault(format!(
-                "has a `chat_template` in {file} that is no text and has none named `default`; put the one that it was trained with into {TEMPLATE}"
+                "has an unusable {file}: {e}; put the template that it was trained with into {TEMPLATE}"
             ))
         })?;
-        let text = text.to_owned();
-        return Ok(Some(Own { file, text }));
+        if !templates.is_empty() {
+            return Own::new(folder, file, templates).map(Some);
+        }
     }
     Ok(None)
 }
 
-/// The text of `setting`, which is one, or a list or an object of named ones.
-fn default_of(setting: &Value) -> Option<&str> {
-    match setting {
-        Value::String(text) => Some(text),
-        Value::Array(all) => all
-            .iter()
-            .find(|one| one["name"] == "default")
-            .and_then(|one| one["template"].as_str()),
-        Value::Object(all) => all.get("default").and_then(Value::as_str),
-        _ => None,
+/// [`TEMPLATE`], which is the default one, and those in [`ADDITIONAL`], each under its name.
+fn separate(folder: &Path) -> Result<Templates> {
+    let mut templates = Templates::default();
+    if let Some(text) = read(folder, TEMPLATE)? {
+        templates = templates.with(None, text);
     }
+    let others = folder.join(ADDITIONAL);
+    if !others.is_dir() {
+        return Ok(templates);
+    }
+    let entries = fs::read_dir(&others).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let mut names: Vec<_> = entries
+        .map_err(Error::io(&others))?
+        .iter()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    for file in names {
+        if let Some(name) = file.strip_suffix(".jinja")
+            && let Some(text) = read(folder, &format!("{ADDITIONAL}/{file}"))?
+        {
+            templates = templates.with(Some(name), text);
+        }
+    }
+    Ok(templates)
 }
 
 /// The date that the template was given; adapters of other programs say none.
@@ -153,7 +191,7 @@ fn default_of(setting: &Value) -> Option<&str> {
 /// # Errors
 /// It is there and cannot be read.
 pub fn date(folder: &Path) -> Result<Option<String>> {
-    let Some(text) = read(&folder.join(RECORD))? else {
+    let Some(text) = read(folder, RECORD)? else {
         return Ok(None);
     };
     let fault = |e: serde_json::Error| Error::Adapter {
@@ -165,12 +203,9 @@ pub fn date(folder: &Path) -> Result<Option<String>> {
         .map_err(fault)
 }
 
-fn read(path: &Path) -> Result<Option<String>> {
-    match plain::text(path) {
-        Ok(text) => Ok(Some(strict::unmarked(&text).to_owned())),
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
+fn read(folder: &Path, name: &str) -> Result<Option<String>> {
+    let text = files::text(folder, name)?;
+    Ok(text.map(|text| strict::unmarked(&text).to_owned()))
 }
 
 #[cfg(test)]
@@ -180,7 +215,7 @@ mod tests {
     use super::*;
 
     fn text(folder: &Path) -> Result<Option<String>> {
-        Ok(own(folder)?.map(|own| own.text))
+        Ok(own(folder)?.map(|own| own.text().to_owned()))
     }
 
     #[test]
@@ -204,11 +239,8 @@ mod tests {
             let home = tempfile::tempdir().expect("a folder");
             fs::write(home.path().join(file), content).expect("a file");
             let found = own(home.path()).expect("a template");
-            let wanted = wanted.map(|text| Own {
-                file,
-                text: text.into(),
-            });
-            assert_eq!(found, wanted, "{content}");
+            let found = found.as_ref().map(|own| (own.file, own.text()));
+            assert_eq!(found, wanted.map(|text| (file, text)), "{content}");
             // A file of its own stands before them.
             fs::write(home.path().join(TEMPLATE), "own").expect("a file");
             assert_eq!(text(home.path()).expect("a text").as_deref(), Some("own"));
@@ -225,12 +257,58 @@ mod tests {
         }
     }
 
+    const TWO: [(Option<&str>, &str); 2] = [(None, "{{ 1 }}"), (Some("tool_use"), "{{ 2 }}")];
+
+    fn two() -> Templates {
+        let add = |all: Templates, (name, text): (Option<&str>, &str)| all.with(name, text.into());
+        TWO.into_iter().fold(Templates::default(), add)
+    }
+
+    #[test]
+    fn a_template_for_tools_is_kept_beside_the_default_one() {
+        let home = tempfile::tempdir().expect("a folder");
+        let list = r#"{"chat_template": [{"name": "default", "template": "{{ 1 }}"}, {"name": "tool_use", "template": "{{ 2 }}"}]}"#;
+        fs::write(home.path().join("tokenizer_config.json"), list).expect("a file");
+        let listed = own(home.path()).expect("templates").expect("templates");
+        assert_eq!(listed.templates, two());
+        let others = home.path().join(ADDITIONAL);
+        fs::create_dir(&others).expect("a folder");
+        fs::write(home.path().join(TEMPLATE), "{{ 1 }}").expect("a file");
+        fs::write(others.join("tool_use.jinja"), "{{ 2 }}").expect("a file");
+        fs::write(others.join("notes.txt"), "{{ 3 }}").expect("a file");
+        let separate = own(home.path()).expect("templates").expect("templates");
+        assert_eq!((separate.file, &separate.templates), (TEMPLATE, &two()));
+        fs::remove_file(home.path().join(TEMPLATE)).expect("removed");
+        let told = own(home.path()).expect_err("no default").to_string();
+        assert!(told.contains("none named `default`"), "{told}");
+    }
+
+    #[test]
+    fn a_difference_for_tools_alone_is_told() {
+        let home = tempfile::tempdir().expect("a folder");
+        let special = SpecialTokens::default;
+        let one = Templates::from("{{ 1 }}".to_owned());
+        for (templates, base) in [(two(), one.clone()), (one.clone(), two())] {
+            let file = TEMPLATE;
+            let own = Own { file, templates };
+            let used = own.compiled(home.path(), special()).expect("a template");
+            let note = |base| own.note(home.path(), "auto", &used, Some(base));
+            assert!(note(&base).is_some());
+            assert_eq!(note(&own.templates), None);
+        }
+        let (file, templates) = (TEMPLATE, two());
+        let own = Own { file, templates };
+        let used = ChatTemplate::of(&one, special()).expect("a template");
+        let told = own.note(home.path(), "{{ 1 }}", &used, None);
+        assert!(told.is_some_and(|told| told.contains("--template auto")));
+    }
+
     #[test]
     fn a_template_that_does_not_compile_is_named_with_its_file() {
         for file in [TEMPLATE, "tokenizer_config.json"] {
             let broken = Own {
                 file,
-                text: "{{ bad".into(),
+                templates: Templates::from("{{ bad".to_owned()),
             };
             let told = broken.compiled(Path::new("lora"), SpecialTokens::default());
             let told = told.expect_err("a fault").to_string();
@@ -244,7 +322,7 @@ mod tests {
         let special = SpecialTokens::default;
         let own = Own {
             file: TEMPLATE,
-            text: "{{ 1 }}".into(),
+            templates: Templates::from("{{ 1 }}".to_owned()),
         };
         let used = own.compiled(home.path(), special()).expect("a template");
         let other = ChatTemplate::new("{{ 2 }}", special()).expect("a template");

@@ -65,7 +65,7 @@ pub(super) fn write_merged(
         writer.finish()?;
     }
     if let Some(trained) = trained {
-        trained.write_into(partial.path(), checkpoint.files.template.as_ref())?;
+        trained.write_into(partial.path())?;
     }
     publish(partial, out, total, progress)
 }

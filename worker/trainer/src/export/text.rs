@@ -8,13 +8,11 @@ use candle_core::quantized::gguf_file::Value;
 use qlora_data::Templates;
 use serde_json::{Value as Json, json};
 
-use crate::adapter::{self, TEMPLATE};
+use crate::adapter::{self, ADDITIONAL, TEMPLATE};
 use crate::generate::end_of_turn;
 use crate::weights::ModelFiles;
 use crate::{Error, Result};
 
-/// The folder from which transformers reads templates that have a name.
-const ADDITIONAL: &str = "additional_chat_templates";
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 /// The name under which the template without a name is listed.
 const DEFAULT: &str = "default";
@@ -23,6 +21,10 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 /// The chat template that an adapter was trained with, and the token that ends its turns.
 pub(super) struct Trained {
     template: String,
+    /// The adapter's templates, and those of the base whose names it does not have.
+    templates: Templates,
+    /// Names of the latter.
+    kept: Vec<String>,
     /// Id and text of the end of its turns.
     end: Option<(u32, String)>,
 }
@@ -34,11 +36,24 @@ pub(super) fn trained(folder: &Path, files: &ModelFiles) -> Result<Option<Traine
         return Ok(None);
     };
     let compiled = own.compiled(folder, files.special.clone())?;
-    let template = own.text;
+    let base = || files.template.iter().flat_map(Templates::iter);
+    let is_own = |wanted: &str| own.templates.iter().any(|(name, _)| name == wanted);
+    let kept = base().filter(|(name, _)| !is_own(name));
+    let kept = kept.map(|(name, _)| name.to_owned()).collect();
+    let all = base().chain(own.templates.iter());
+    let templates = all.fold(Templates::default(), |all, (name, source)| {
+        all.with(Some(name), source.to_owned())
+    });
+    let template = own.text().to_owned();
     let tokenizer = files.tokenizer()?;
     let end =
         end_of_turn(tokenizer, &compiled).and_then(|id| Some((id, tokenizer.id_to_token(id)?)));
-    Ok(Some(Trained { template, end }))
+    Ok(Some(Trained {
+        template,
+        templates,
+        kept,
+        end,
+    }))
 }
 
 impl Trained {
@@ -54,13 +69,7 @@ impl Trained {
                 "the chat template is the adapter's, which differs from the base's".to_owned(),
             );
         }
-        let own = files
-            .template
-            .iter()
-            .flat_map(|own| own.iter())
-            .map(|(name, _)| name)
-            .filter(|name| *name != DEFAULT);
-        notes.extend(own.map(|name| {
+        notes.extend(self.kept.iter().map(|name| {
             format!("the base's template `{name}` is kept beside it; the adapter was not trained with that one")
         }));
         match &self.end {
@@ -80,10 +89,10 @@ impl Trained {
     }
 
     /// Writes template and end token into `folder`, which holds a copy of the base's files.
-    pub(super) fn write_into(&self, folder: &Path, base: Option<&Templates>) -> Result<()> {
+    pub(super) fn write_into(&self, folder: &Path) -> Result<()> {
         fs::write(folder.join(TEMPLATE), &self.template)
             .map_err(Error::io(folder.join(TEMPLATE)))?;
-        write_named(folder, base)?;
+        write_named(folder, Some(&self.templates))?;
         let older = folder.join("chat_template.json");
         if older.exists() {
             fs::remove_file(&older).map_err(Error::io(&older))?;
@@ -119,12 +128,12 @@ impl Trained {
 
     /// Writes template and end token into the metadata of a GGUF file.
     pub(super) fn write_keys(&self, metadata: &mut Vec<(String, Value)>) {
-        // Templates for other uses, such as `tokenizer.chat_template.tool_use`, stay the base's.
-        metadata.retain(|(key, _)| key != CHAT_TEMPLATE && (self.end.is_none() || key != EOS));
-        metadata.push((
-            CHAT_TEMPLATE.to_owned(),
-            Value::String(self.template.clone()),
-        ));
+        // Those of the base for other uses, such as `tokenizer.chat_template.tool_use`, are among
+        // the templates.
+        metadata.retain(|(key, _)| {
+            !key.starts_with(CHAT_TEMPLATE) && (self.end.is_none() || key != EOS)
+        });
+        metadata.extend(template_keys(Some(&self.templates)));
         metadata.extend(
             self.end
                 .as_ref()
