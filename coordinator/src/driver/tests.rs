@@ -511,8 +511,7 @@ async fn released_by_a_removal(store: &Arc<Failing>) -> Vec<String> {
     for event in [Event::Cancel { job, reason }, Event::RemoveJob { job }] {
         driver.event(event).await.expect("an answer");
     }
-    let released = released.0.lock().expect("a lock").clone();
-    released
+    released.0.lock().expect("a lock").clone()
 }
 
 /// What a job needs that cannot be read is not known.

@@ -101,7 +101,7 @@ fn what_python_refuses_is_refused() {
         assert!(
             matches!(
                 rendered(source),
-                Err(TemplateError::Refused(_) | TemplateError::Calls)
+                Err(TemplateError::Refused(_) | TemplateError::Calls(_))
             ),
             "{source}"
         );
