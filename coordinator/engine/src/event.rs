@@ -4,6 +4,7 @@ use crate::attempt::{Outcome, Rendezvous};
 use crate::ids::{JobId, SessionId, Token};
 use crate::job::{Artifact, Job, JobSpec};
 use crate::progress::Progress;
+use crate::prune::Prune;
 use crate::worker::Platform;
 
 /// One thing that happened outside.
@@ -36,6 +37,12 @@ pub enum Event {
     /// An ended job goes, with all that is known of it.
     RemoveJob {
         job: JobId,
+    },
+    /// `what` of an ended job goes, because of `reason`.
+    Prune {
+        job: JobId,
+        what: Prune,
+        reason: String,
     },
     Register {
         name: String,
@@ -151,6 +158,8 @@ pub enum Effect {
     },
     /// The job is gone: nothing of it stays in the store but the journal.
     Remove(JobId),
+    /// The metrics and the log of the job are gone from the store; the job stays.
+    RemoveRecords(JobId),
     /// The session should synchronize now.
     Wake(SessionId),
     /// The job needs this artifact no more; once that is durable it may go, if nothing else needs
@@ -208,6 +217,8 @@ pub enum JournalKind {
     Registered,
     Lost,
     Removed,
+    /// A part of what was kept of a job is gone.
+    Pruned,
     SetAside,
 }
 
@@ -229,6 +240,7 @@ impl JournalKind {
             Self::Registered => "registered",
             Self::Lost => "lost",
             Self::Removed => "removed",
+            Self::Pruned => "pruned",
             Self::SetAside => "set aside",
         }
     }

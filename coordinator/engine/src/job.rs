@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::attempt::Attempt;
 use crate::ids::{JobId, Millis, Now, Token};
 use crate::progress::Progress;
+use crate::prune::Pruned;
 use crate::worker::Needs;
 
 /// A job with everything that is known of it, but for metrics and logs.
@@ -37,6 +38,8 @@ pub struct Job {
     pub progress: Progress,
     pub artifacts: Vec<Artifact>,
     pub created: Millis,
+    #[serde(default)]
+    pub pruned: Pruned,
 }
 
 /// What was submitted; never changes.
@@ -200,6 +203,16 @@ impl JobState {
         )
     }
 
+    /// When nothing was left to happen to the job; none before that.
+    pub const fn ended(&self) -> Option<Millis> {
+        match self {
+            Self::Succeeded { at } | Self::Failed { at, .. } | Self::Cancelled { at, .. } => {
+                Some(*at)
+            }
+            Self::Queued { .. } | Self::Running { .. } | Self::Paused { .. } => None,
+        }
+    }
+
     /// As messages and the phase of a job have it; a test of the coordinator compares it with the
     /// word of the wire.
     pub const fn word(&self) -> &'static str {
@@ -250,6 +263,7 @@ impl Job {
             },
             artifacts: Vec::new(),
             created: now.wall,
+            pruned: Pruned::default(),
         }
     }
 

@@ -17,7 +17,7 @@
 //! - A message under a token that is not current changes nothing and is refused with the reason.
 //! - A job in a final state never leaves it.
 //! - A job that has succeeded has its result: an adapter that was committed, or scores that were
-//!   reported.
+//!   reported. Only what a person or the retention of ended jobs deletes later is missing.
 //! - A lost worker's job goes back to the queue; losing does not count as failing, and a loss that
 //!   a restart of the coordinator may have caused does not count at all.
 //! - A worker that waits is woken when there is work for it, whatever else waits.
@@ -37,6 +37,7 @@ mod job;
 mod number;
 mod placement;
 mod progress;
+mod prune;
 mod worker;
 
 pub use attempt::{Attempt, AttemptEnd, Holder, Member, Outcome, Rendezvous};
@@ -49,4 +50,5 @@ pub use job::{
 pub use number::Number;
 pub use placement::{Verdict, verdict};
 pub use progress::{CallScores, Progress, Sample, Scores};
+pub use prune::{Prune, Pruned};
 pub use worker::{DeviceClass, Needs, Platform, Worker};

@@ -11,6 +11,7 @@ mod pauses;
 mod queue;
 mod repeats;
 mod reservation;
+mod retention;
 mod secrets;
 mod state;
 mod submissions;
@@ -42,7 +43,8 @@ impl Engine {
                 from_start,
                 idempotency_key,
             } => self.retry(now, job, from_start, idempotency_key, &mut effects),
-            Event::RemoveJob { job } => self.remove_job(job, &mut effects),
+            Event::RemoveJob { job } => self.remove_job(job, None, &mut effects),
+            Event::Prune { job, what, reason } => self.prune(job, what, &reason, &mut effects),
             Event::Register {
                 name,
                 instance,

@@ -39,21 +39,19 @@ impl Engine {
         Ok(response)
     }
 
-    /// Lets job `id` go, with its artifacts.
+    /// Lets job `id` go, with its artifacts; `reason` is that of who did not name the job.
     pub(super) fn remove_job(
         &mut self,
         id: JobId,
+        reason: Option<&str>,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
         let job = self.ended(id, "removed")?;
         let key = job.spec.idempotency_key.clone();
+        let name = &job.spec.name;
+        let text = reason.map_or_else(|| name.clone(), |reason| format!("{name}: {reason}"));
         effects.extend(job.digests().map(|digest| Effect::release(job, digest)));
-        effects.push(Effect::record(
-            Some(id),
-            None,
-            JournalKind::Removed,
-            job.spec.name.clone(),
-        ));
+        effects.push(Effect::record(Some(id), None, JournalKind::Removed, text));
         effects.push(Effect::Remove(id));
         if let Some(key) = key {
             self.keys.remove(&key);
@@ -63,7 +61,7 @@ impl Engine {
     }
 
     /// The job `id`, to which `done` is done only once it has ended.
-    fn ended(&self, id: JobId, done: &'static str) -> Result<&Job, Refusal> {
+    pub(super) fn ended(&self, id: JobId, done: &'static str) -> Result<&Job, Refusal> {
         let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
         if !job.state.is_final() {
             return Err(Refusal::WrongState {

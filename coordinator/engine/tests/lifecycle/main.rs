@@ -12,6 +12,7 @@ mod repeats;
 mod reservations;
 mod restarts;
 mod results;
+mod retention;
 mod sessions;
 mod wakes;
 mod world;

@@ -1,7 +1,7 @@
 //! What may happen, at random.
 
 use proptest::prelude::*;
-use qlora_engine::{ArtifactKind, JobKind, Outcome};
+use qlora_engine::{ArtifactKind, JobKind, Outcome, Prune};
 
 /// A machine of a history, a job, a token: by its number among those that there are.
 pub type Pick = usize;
@@ -25,6 +25,8 @@ pub enum Act {
     /// A job is done once more, from the start or not, with a key or without.
     Retry(Pick, bool, Option<u8>),
     RemoveJob(Pick),
+    /// Everything, the artifacts or the records of a job go.
+    Prune(Pick, Prune),
     Drain(Pick, bool),
     /// Its process ends; whether the coordinator sees the connection break.
     Crash(Pick, bool),
@@ -102,6 +104,14 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
+fn part() -> impl Strategy<Value = Prune> {
+    prop_oneof![
+        1 => Just(Prune::Job),
+        2 => Just(Prune::Artifacts),
+        2 => Just(Prune::Records)
+    ]
+}
+
 pub fn act() -> impl Strategy<Value = Act> {
     let machine = 0..4usize;
     let kind = prop_oneof![3 => Just(ArtifactKind::Checkpoint), 1 => Just(ArtifactKind::Adapter)];
@@ -112,6 +122,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         3 => (0..20usize, prop::option::weighted(0.8, 0..3usize)).prop_map(|(job, from)| Act::Resume(job, from)),
         2 => (0..20usize, any::<bool>(), prop::option::weighted(0.2, 0..3u8)).prop_map(|(job, start, key)| Act::Retry(job, start, key)),
         1 => (0..20usize).prop_map(Act::RemoveJob),
+        2 => (0..20usize, part()).prop_map(|(job, what)| Act::Prune(job, what)),
         4 => machine.clone().prop_map(Act::Start),
         9 => machine.clone().prop_map(Act::Sync),
         6 => Just(Act::Renew),

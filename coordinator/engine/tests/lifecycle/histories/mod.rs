@@ -41,6 +41,11 @@ impl History {
             Act::RemoveJob(i) => drop(self.say(Event::RemoveJob {
                 job: JobId(i as u64),
             })),
+            Act::Prune(i, what) => drop(self.say(Event::Prune {
+                job: JobId(i as u64),
+                what,
+                reason: "r".into(),
+            })),
             Act::Start(w) => self.register(w),
             Act::Sync(w) if self.machines[w].stops => self.obey(w),
             Act::Sync(w) => self.sync(w),
@@ -372,6 +377,7 @@ fn histories_get_everywhere() {
         "lost",
         "one starts",
         "paused",
+        "pruned",
         "requeued",
         "resumed",
         "set aside",

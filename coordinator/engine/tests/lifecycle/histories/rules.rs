@@ -51,6 +51,7 @@ impl Facts {
                 self.retried(*job, asked, idempotency_key.as_ref(), response);
             }
             (Event::RemoveJob { job }, Response::Done) => self.removed(*job),
+            (Event::Prune { job, what, .. }, Response::Done) => self.pruned(*job, *what),
             (
                 Event::Resume {
                     job,
@@ -143,6 +144,23 @@ impl Facts {
         self.checkpoints.remove(&job);
         self.keys.retain(|_, (of, _)| *of != job);
         self.see("a job is removed");
+    }
+
+    /// Of an ended job nothing changes but what was to go.
+    fn pruned(&mut self, job: JobId, what: Prune) {
+        let Some(ended) = self.ended.get_mut(&job) else {
+            panic!("a job was pruned before its end");
+        };
+        match what {
+            Prune::Job => return self.removed(job),
+            Prune::Artifacts if ended.artifacts.is_empty() => {}
+            Prune::Artifacts => {
+                ended.artifacts.clear();
+                ended.pruned.artifacts = true;
+                self.checkpoints.remove(&job);
+            }
+            Prune::Records => ended.pruned.records = true,
+        }
     }
 
     pub fn note_effects(&mut self, effects: &[Effect]) {
@@ -309,7 +327,7 @@ fn check_job(job: &Job, now: u64) {
         "old checkpoints stay: {job:?}"
     );
     match &job.state {
-        JobState::Succeeded { .. } => assert_eq!(
+        JobState::Succeeded { .. } if !job.pruned.artifacts => assert_eq!(
             job.missing_result(),
             None,
             "a success without a result: {job:?}"
