@@ -62,6 +62,7 @@ impl Story {
                 }
                 Effect::Save(job) => println!("       store job {job}"),
                 Effect::Remove(job) => println!("       delete job {job}"),
+                Effect::RemoveRecords(job) => println!("       delete the records of job {job}"),
                 Effect::Wake(_) => println!("       wake a worker that waits"),
                 Effect::Release { digest, .. } => println!("       let {digest} go"),
             }

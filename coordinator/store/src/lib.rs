@@ -8,6 +8,7 @@
 //! A record that cannot be read does not hide the others: it is left in place, named, and skipped.
 
 mod artifacts;
+mod bounds;
 mod error;
 mod memory;
 mod records;
@@ -17,6 +18,7 @@ pub use artifacts::{
     ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Finished, InvalidDigest,
     Upload,
 };
+pub use bounds::Bounds;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use records::{

@@ -1,11 +1,12 @@
 //! Everything in memory: for tests, and for measuring what durability costs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use qlora_engine::{Job, JobId, Reserved};
 
+use crate::bounds::{Bounds, Thinning, superfluous};
 use crate::error::StoreError;
 use crate::records::{
     ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Write,
@@ -15,15 +16,24 @@ use crate::records::{
 #[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    bounds: Bounds,
     coordinator_id: String,
 }
 
 impl Default for MemoryStore {
     fn default() -> Self {
+        Self::within(Bounds::default())
+    }
+}
+
+impl MemoryStore {
+    /// A store with other bounds of what is kept.
+    pub fn within(bounds: Bounds) -> Self {
         // Every hasher of the standard library has random keys.
         let [high, low] = [0, 1].map(|half| RandomState::new().hash_one(half));
         Self {
             state: Mutex::default(),
+            bounds,
             coordinator_id: format!("{high:016x}{low:016x}"),
         }
     }
@@ -45,13 +55,78 @@ impl MemoryStore {
     }
 }
 
-fn page<T: Clone>(all: Option<&Vec<T>>, after: u64, limit: u32) -> Vec<T> {
-    all.into_iter()
-        .flatten()
-        .skip(after as usize)
+/// What has a number; those that are missing before it are gone.
+trait Numbered: Clone {
+    fn seq(&self) -> u64;
+}
+
+impl Numbered for MetricRecord {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+impl Numbered for LogRecord {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+impl Numbered for JournalEntry {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+fn next_seq<T: Numbered>(all: &[T]) -> u64 {
+    all.last().map_or(1, |last| last.seq() + 1)
+}
+
+fn page<T: Numbered>(all: Option<&Vec<T>>, after: u64, limit: u32) -> Vec<T> {
+    let all = all.into_iter().flatten();
+    all.filter(|one| one.seq() > after)
         .take(limit as usize)
         .cloned()
         .collect()
+}
+
+impl State {
+    fn remove_records(&mut self, job: JobId) {
+        self.metrics.remove(&job);
+        self.logs.remove(&job);
+    }
+
+    fn add_metrics(&mut self, job: JobId, points: Vec<MetricRecord>, bounds: Bounds) {
+        let all = self.metrics.entry(job).or_default();
+        let first = next_seq(all);
+        let numbered = (first..).zip(points);
+        all.extend(numbered.map(|(seq, point)| MetricRecord { seq, ..point }));
+        if let Some(Thinning { until, stretch }) = bounds.thinning(first, next_seq(all) - 1) {
+            let old = all.partition_point(|point| point.seq <= until);
+            let gone: BTreeSet<u64> = superfluous(&all[..old], stretch).into_iter().collect();
+            all.retain(|point| !gone.contains(&point.seq));
+        }
+    }
+
+    fn add_logs(&mut self, job: JobId, lines: Vec<LogRecord>, bounds: Bounds) {
+        let all = self.logs.entry(job).or_default();
+        let first = next_seq(all);
+        let numbered = (first..).zip(lines);
+        all.extend(numbered.map(|(seq, line)| LogRecord { seq, ..line }));
+        if let Some(until) = bounds.cut_log(first, next_seq(all) - 1) {
+            all.retain(|line| line.seq > until);
+        }
+    }
+
+    fn add_entry(&mut self, entry: JournalEntry, bounds: Bounds) -> JournalEntry {
+        let seq = next_seq(&self.journal);
+        let entry = JournalEntry { seq, ..entry };
+        self.journal.push(entry.clone());
+        if let Some(until) = bounds.cut_journal(seq) {
+            self.journal.retain(|entry| entry.seq > until);
+        }
+        entry
+    }
 }
 
 impl JobStore for MemoryStore {
@@ -68,35 +143,12 @@ impl JobStore for MemoryStore {
                 }
                 Write::RemoveJob(job) => {
                     state.jobs.remove(&job);
-                    state.metrics.remove(&job);
-                    state.logs.remove(&job);
+                    state.remove_records(job);
                 }
-                Write::Metrics { job, points } => {
-                    let all = state.metrics.entry(job).or_default();
-                    for point in points {
-                        all.push(MetricRecord {
-                            seq: all.len() as u64 + 1,
-                            ..point
-                        });
-                    }
-                }
-                Write::Logs { job, lines } => {
-                    let all = state.logs.entry(job).or_default();
-                    for line in lines {
-                        all.push(LogRecord {
-                            seq: all.len() as u64 + 1,
-                            ..line
-                        });
-                    }
-                }
-                Write::Journal(entry) => {
-                    let entry = JournalEntry {
-                        seq: state.journal.len() as u64 + 1,
-                        ..entry
-                    };
-                    state.journal.push(entry.clone());
-                    entries.push(entry);
-                }
+                Write::RemoveRecords(job) => state.remove_records(job),
+                Write::Metrics { job, points } => state.add_metrics(job, points, self.bounds),
+                Write::Logs { job, lines } => state.add_logs(job, lines, self.bounds),
+                Write::Journal(entry) => entries.push(state.add_entry(entry, self.bounds)),
             }
         }
         Ok(entries)
@@ -131,6 +183,21 @@ impl JobStore for MemoryStore {
         let state = self.state();
         let all = state.logs.get(&job).map_or(&[][..], Vec::as_slice);
         Ok(all[all.len().saturating_sub(limit as usize)..].to_vec())
+    }
+
+    async fn record_bytes(&self, job: JobId) -> Result<u64, StoreError> {
+        let state = self.state();
+        let lines = state.logs.get(&job).into_iter().flatten();
+        let points = state.metrics.get(&job).into_iter().flatten();
+        let values = points.flat_map(|point| point.values.keys());
+        // A number and its name, about as the database writes them.
+        let of_values: usize = values.map(|name| name.len() + size_of::<f64>()).sum();
+        let of_lines: usize = lines.map(|line| line.text.len()).sum();
+        Ok((of_values + of_lines) as u64)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
     }
 
     async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {

@@ -57,6 +57,8 @@ pub enum Write {
     SaveJob(Box<Job>),
     /// The job goes with its metrics and its log; what the journal says of it stays.
     RemoveJob(JobId),
+    /// The metrics and the log of the job go.
+    RemoveRecords(JobId),
     Metrics {
         job: JobId,
         points: Vec<MetricRecord>,
@@ -130,6 +132,12 @@ pub trait JobStore: Send + Sync + 'static {
         job: JobId,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<LogRecord>, StoreError>> + Send;
+
+    /// Bytes of the metrics and the log of `job`, without what the store adds for its own order.
+    fn record_bytes(&self, job: JobId) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Bytes that the store takes on disk; it waits for the disk.
+    fn disk_bytes(&self) -> u64;
 
     fn journal(
         &self,

@@ -478,3 +478,22 @@ async fn a_released_artifact_goes_at_once_unless_somebody_was_told_that_it_is_th
     assert!(!store.release(&name));
     assert_eq!(stat(&store).await, THERE, "who was told relies on it");
 }
+
+#[tokio::test]
+async fn what_artifacts_and_begun_uploads_take_on_disk_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path()).await;
+    assert_eq!(store.disk_bytes(), 0);
+    put(&store, BYTES).await;
+    assert_eq!(store.disk_bytes(), SIZE);
+    let other = b"another artifact";
+    let mut upload = store
+        .upload(&digest(other), other.len() as u64, 0)
+        .await
+        .expect("an upload");
+    upload.write(other[..7].to_vec()).await.expect("bytes");
+    drop(upload);
+    assert_eq!(store.disk_bytes(), SIZE + 7);
+    store.make_room();
+    assert_eq!(store.disk_bytes(), SIZE);
+}

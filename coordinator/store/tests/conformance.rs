@@ -580,3 +580,114 @@ async fn a_removed_job_leaves_its_number_and_the_journal() {
     let folder = tempfile::tempdir().expect("a folder");
     removes(SqliteStore::open(folder.path()).await.expect("a store")).await;
 }
+
+/// Small ones, so that a few hundred additions pass them.
+const BOUNDS: Bounds = Bounds {
+    log_lines: 200,
+    points: 20,
+    stretches: 4,
+    entries: 300,
+};
+
+async fn trims(store: impl JobStore) {
+    let of = JobId(1);
+    for n in 0..100 {
+        let lines: Vec<LogRecord> = (0..10).map(|i| line(&format!("{n} {i}"))).collect();
+        let low = MetricRecord {
+            values: BTreeMap::from([("loss".into(), -1.0)]),
+            ..point(7)
+        };
+        let points = vec![point(n), if n == 13 { low } else { point(n) }];
+        let writes = vec![
+            Write::Logs { job: of, lines },
+            Write::Metrics { job: of, points },
+            Write::Journal(entry("x")),
+            Write::Journal(entry("y")),
+            Write::Journal(entry("z")),
+            Write::Journal(entry("w")),
+        ];
+        let entries = store.apply(writes).await.expect("writes");
+        let numbers: Vec<u64> = entries.iter().map(|e| e.seq).collect();
+        assert_eq!(numbers, [1, 2, 3, 4].map(|i| 4 * n + i), "numbers go on");
+    }
+    let lines = store.logs(of, 0, 10_000).await.expect("logs");
+    let seqs: Vec<u64> = lines.iter().map(|l| l.seq).collect();
+    assert_eq!(seqs, (801..=1000).collect::<Vec<_>>());
+    assert_eq!(lines[0].text, "80 0");
+    let page = store.logs(of, 5, 3).await.expect("logs");
+    assert_eq!(
+        page.iter().map(|l| l.seq).collect::<Vec<_>>(),
+        [801, 802, 803]
+    );
+    let last = store.last_logs(of, 2).await.expect("logs");
+    assert_eq!(last.iter().map(|l| l.seq).collect::<Vec<_>>(), [999, 1000]);
+    let journal = store.journal(0, 10_000).await.expect("the journal");
+    let seqs: Vec<u64> = journal.iter().map(|e| e.seq).collect();
+    // It was trimmed last at 399.
+    assert_eq!(seqs, (100..=400).collect::<Vec<_>>());
+
+    // Of the 180 points before the newest 20 one stretch is 64.
+    let points = store.metrics(of, 0, 10_000).await.expect("metrics");
+    let old: Vec<u64> = points
+        .iter()
+        .map(|p| p.seq)
+        .filter(|seq| *seq <= 180)
+        .collect();
+    let new: Vec<u64> = points
+        .iter()
+        .map(|p| p.seq)
+        .filter(|seq| *seq > 180)
+        .collect();
+    assert_eq!(new, (181..=200).collect::<Vec<_>>());
+    assert!(old.len() <= 3 * 3, "{old:?}");
+    for telling in [1, 28, 65, 129, 180] {
+        assert!(old.contains(&telling), "{telling} of {old:?}");
+    }
+    let page = store.metrics(of, 170, 2).await.expect("metrics");
+    assert_eq!(page.iter().map(|p| p.seq).collect::<Vec<_>>(), [180, 181]);
+}
+
+#[tokio::test]
+async fn what_grows_is_trimmed_to_its_newest_and_most_telling_parts() {
+    trims(MemoryStore::within(BOUNDS)).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open_within(folder.path(), BOUNDS).await;
+    trims(store.expect("a store")).await;
+}
+
+async fn forgets_records(store: impl JobStore) {
+    let records = |id| {
+        vec![
+            Write::SaveJob(Box::new(job(id))),
+            Write::Metrics {
+                job: JobId(id),
+                points: vec![point(1)],
+            },
+            Write::Logs {
+                job: JobId(id),
+                lines: vec![line("aé")],
+            },
+        ]
+    };
+    for id in [1, 2] {
+        store.apply(records(id)).await.expect("writes");
+    }
+    let bytes = |id| store.record_bytes(JobId(id));
+    // The line has 3 bytes, and the point some.
+    assert!(bytes(1).await.expect("bytes") > 3);
+    assert_eq!(bytes(9).await.expect("bytes"), 0);
+    let gone = vec![Write::RemoveRecords(JobId(1))];
+    store.apply(gone).await.expect("a write");
+    assert_eq!(bytes(1).await.expect("bytes"), 0);
+    assert!(bytes(2).await.expect("bytes") > 3);
+    assert_eq!(store.load().await.expect("jobs").jobs, [job(1), job(2)]);
+}
+
+#[tokio::test]
+async fn the_records_of_a_job_go_without_it() {
+    forgets_records(MemoryStore::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open(folder.path()).await.expect("a store");
+    assert!(store.disk_bytes() > 0);
+    forgets_records(store).await;
+}

@@ -93,6 +93,14 @@ impl JobStore for Failing {
         self.kept.logs(job, after, limit).await
     }
 
+    async fn record_bytes(&self, job: JobId) -> Result<u64, StoreError> {
+        self.kept.record_bytes(job).await
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.kept.disk_bytes()
+    }
+
     async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
         self.kept.journal(after, limit).await
     }

@@ -14,7 +14,7 @@ use sha2::Digest;
 use super::digest::Digest256;
 use super::error::{ArtifactError, at};
 use super::hashes::{Hashes, Stamp, hash_of};
-use super::partial::Parts;
+use super::partial::{Parts, bytes_in};
 
 /// Folders that are moved aside from under one name; beyond that somebody has to look.
 const MOST_ASIDE: u32 = 1000;
@@ -143,6 +143,13 @@ impl Folder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => tracing::warn!("{} cannot be removed: {e}", path.display()),
         }
+    }
+
+    /// Bytes of all files, those of uploads that have not ended included. What goes meanwhile may
+    /// be counted or not.
+    pub fn bytes(&self) -> u64 {
+        let shelves = self.shelves().unwrap_or_default();
+        shelves.iter().map(|shelf| bytes_in(shelf)).sum::<u64>() + self.parts.disk_bytes()
     }
 
     /// The folders that artifacts are spread over.

@@ -96,6 +96,11 @@ impl Parts {
         }
     }
 
+    /// Bytes of all files, those of uploads that go on included.
+    pub fn disk_bytes(&self) -> u64 {
+        bytes_in(&self.folder)
+    }
+
     /// Removes parts that have waited for longer than `keep`.
     pub fn clean(&self, keep: Duration) {
         let old = |part: &Part| part.since.elapsed().is_ok_and(|age| age > keep);
@@ -114,6 +119,14 @@ impl Parts {
             .drain()
             .for_each(|(_, part)| remove(&part.path));
     }
+}
+
+/// Bytes of the files in `folder`; none where it cannot be read.
+pub(super) fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let metas = entries.filter_map(|entry| entry.metadata().ok());
+    let files = metas.filter(|meta| meta.is_file());
+    files.map(|meta| meta.len()).sum()
 }
 
 /// What a file of an earlier process holds; nothing that is of use under another name than the

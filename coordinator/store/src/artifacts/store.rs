@@ -57,6 +57,11 @@ impl ArtifactStore {
         self.folder.parts.clear();
     }
 
+    /// Bytes that artifacts and uploads take on disk; it waits for the disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.folder.bytes()
+    }
+
     /// What there is of an artifact, for somebody who relies on it: one that is complete stays for
     /// a day.
     pub async fn stat(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {

@@ -20,6 +20,7 @@ use sqlx::sqlite::{
 };
 
 use self::writer::Writer;
+use crate::bounds::Bounds;
 use crate::error::{DATABASE, StoreError, not_read};
 use crate::records::{
     ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write,
@@ -45,6 +46,14 @@ impl SqliteStore {
     /// # Errors
     /// The folder cannot be written, another process uses it, or the database is damaged.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
+        Self::open_within(folder, Bounds::default()).await
+    }
+
+    /// As [`Self::open`], with other bounds of what is kept.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub async fn open_within(folder: &Path, bounds: Bounds) -> Result<Self, StoreError> {
         let fault = |source| StoreError::Folder {
             path: folder.into(),
             source,
@@ -66,7 +75,7 @@ impl SqliteStore {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full);
-        let writer = Writer::open(folder, options.clone()).await?;
+        let writer = Writer::open(folder, options.clone(), bounds).await?;
         // The new file's name must be as durable as what it will hold.
         File::open(folder)
             .and_then(|folder| folder.sync_all())
@@ -225,6 +234,27 @@ impl JobStore for SqliteStore {
         let mut lines = self.read(&rows, &format!("job {job}'s log line"), rows::log);
         lines.reverse();
         Ok(lines)
+    }
+
+    async fn record_bytes(&self, job: JobId) -> Result<u64, StoreError> {
+        // A text's own length counts characters.
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT
+                (SELECT COALESCE(SUM(LENGTH(CAST(text AS BLOB))), 0) FROM logs WHERE job = ?1)
+                + (SELECT COALESCE(SUM(LENGTH(CAST(vals AS BLOB))), 0) FROM metrics WHERE job = ?1)",
+        )
+        .bind(position(job.0))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(|e| self.unread(e))?;
+        Ok(bytes as u64)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        // Beside the database lie its write-ahead log and the index of that.
+        let files = ["", "-wal", "-shm"].map(|end| self.folder.join(format!("{DATABASE}{end}")));
+        let sizes = files.iter().filter_map(|file| fs::metadata(file).ok());
+        sizes.map(|meta| meta.len()).sum()
     }
 
     async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {

@@ -13,12 +13,14 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::migrate::{mend, migrate};
+use crate::bounds::Bounds;
 use crate::error::{StoreError, not_read, not_written};
 
 /// Gives out one transaction at a time.
 pub(super) struct Writer {
     folder: PathBuf,
     options: SqliteConnectOptions,
+    bounds: Bounds,
     state: Mutex<State>,
 }
 
@@ -40,13 +42,19 @@ pub(super) struct Transaction<'a> {
     pub(super) connection: SqliteConnection,
     /// The greatest job and token that it stores.
     pub(super) greatest: (i64, i64),
+    /// How much of what grows stays.
+    pub(super) bounds: Bounds,
     options: &'a SqliteConnectOptions,
     state: MutexGuard<'a, State>,
 }
 
 impl Writer {
     /// Opens the database and brings it to the newest schema.
-    pub async fn open(folder: &Path, options: SqliteConnectOptions) -> Result<Self, StoreError> {
+    pub async fn open(
+        folder: &Path,
+        options: SqliteConnectOptions,
+        bounds: Bounds,
+    ) -> Result<Self, StoreError> {
         let mut connection = options.connect().await.map_err(not_written(folder))?;
         migrate(folder, &mut connection).await?;
         mend(folder, &mut connection).await?;
@@ -58,6 +66,7 @@ impl Writer {
         Ok(Self {
             folder: folder.into(),
             options,
+            bounds,
             state: Mutex::new(state),
         })
     }
@@ -78,6 +87,7 @@ impl Writer {
             folder: &self.folder,
             connection,
             greatest: (0, 0),
+            bounds: self.bounds,
             options: &self.options,
             state,
         })

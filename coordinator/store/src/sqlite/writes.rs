@@ -6,6 +6,7 @@ use qlora_engine::{Job, JobId, Number};
 
 use super::rows;
 use super::writer::Transaction;
+use crate::bounds::{Thinning, superfluous};
 use crate::error::{StoreError, not_written};
 use crate::records::{ConfigRevision, JournalEntry, LogRecord, MetricRecord, Write};
 
@@ -17,6 +18,7 @@ impl Transaction<'_> {
             match write {
                 Write::SaveJob(job) => self.save_job(&job).await?,
                 Write::RemoveJob(job) => self.remove_job(job).await?,
+                Write::RemoveRecords(job) => self.remove_records(job).await?,
                 Write::Metrics { job, points } => self.add_metrics(job, points).await?,
                 Write::Logs { job, lines } => self.add_logs(job, lines).await?,
                 Write::Journal(entry) => entries.push(self.add_entry(entry).await?),
@@ -48,8 +50,16 @@ impl Transaction<'_> {
     }
 
     async fn remove_job(&mut self, job: JobId) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM jobs WHERE id = ?")
+            .bind(job.0 as i64)
+            .execute(&mut self.connection)
+            .await
+            .map_err(not_written(self.folder))?;
+        self.remove_records(job).await
+    }
+
+    async fn remove_records(&mut self, job: JobId) -> Result<(), StoreError> {
         for statement in [
-            "DELETE FROM jobs WHERE id = ?",
             "DELETE FROM metrics WHERE job = ?",
             "DELETE FROM logs WHERE job = ?",
         ] {
@@ -81,6 +91,7 @@ impl Transaction<'_> {
                 job,
             )
             .await?;
+        let last = first + points.len() as i64 - 1;
         for (seq, point) in (first..).zip(points) {
             let values: BTreeMap<&str, Number> = point
                 .values
@@ -104,6 +115,35 @@ impl Transaction<'_> {
             .await
             .map_err(not_written(self.folder))?;
         }
+        match self.bounds.thinning(first as u64, last as u64) {
+            Some(thinning) => self.thin(job, thinning).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn thin(
+        &mut self,
+        job: JobId,
+        Thinning { until, stretch }: Thinning,
+    ) -> Result<(), StoreError> {
+        let found = sqlx::query(
+            "SELECT seq, step, unix_ms, vals FROM metrics WHERE job = ? AND seq <= ? ORDER BY seq",
+        )
+        .bind(job.0 as i64)
+        .bind(until as i64)
+        .fetch_all(&mut self.connection)
+        .await
+        .map_err(not_written(self.folder))?;
+        let points: Vec<MetricRecord> = found.iter().map(|row| rows::metric(row).value).collect();
+        let gone = serde_json::Value::from(superfluous(&points, stretch)).to_string();
+        sqlx::query(
+            "DELETE FROM metrics WHERE job = ? AND seq IN (SELECT value FROM json_each(?))",
+        )
+        .bind(job.0 as i64)
+        .bind(gone)
+        .execute(&mut self.connection)
+        .await
+        .map_err(not_written(self.folder))?;
         Ok(())
     }
 
@@ -114,6 +154,7 @@ impl Transaction<'_> {
                 job,
             )
             .await?;
+        let last = first + lines.len() as i64 - 1;
         for (seq, line) in (first..).zip(lines) {
             sqlx::query("INSERT INTO logs (job, seq, unix_ms, level, text, token) VALUES (?, ?, ?, ?, ?, ?)")
                 .bind(job.0 as i64)
@@ -122,6 +163,14 @@ impl Transaction<'_> {
                 .bind(line.level)
                 .bind(line.text)
                 .bind(line.token as i64)
+                .execute(&mut self.connection)
+                .await
+                .map_err(not_written(self.folder))?;
+        }
+        if let Some(until) = self.bounds.cut_log(first as u64, last as u64) {
+            sqlx::query("DELETE FROM logs WHERE job = ? AND seq <= ?")
+                .bind(job.0 as i64)
+                .bind(until as i64)
                 .execute(&mut self.connection)
                 .await
                 .map_err(not_written(self.folder))?;
@@ -141,10 +190,15 @@ impl Transaction<'_> {
         .execute(&mut self.connection)
         .await
         .map_err(not_written(self.folder))?;
-        Ok(JournalEntry {
-            seq: result.last_insert_rowid() as u64,
-            ..entry
-        })
+        let seq = result.last_insert_rowid() as u64;
+        if let Some(until) = self.bounds.cut_journal(seq) {
+            sqlx::query("DELETE FROM journal WHERE seq <= ?")
+                .bind(until as i64)
+                .execute(&mut self.connection)
+                .await
+                .map_err(not_written(self.folder))?;
+        }
+        Ok(JournalEntry { seq, ..entry })
     }
 
     /// Makes the next revision of `made`'s name; the newest one, and false, where its text is the
