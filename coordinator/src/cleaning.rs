@@ -1,13 +1,18 @@
-//! Removes what nobody needs any more: parts of interrupted uploads, and artifacts that no job has.
+//! Removes what nobody needs any more: parts of interrupted uploads, artifacts that no job has, ended
+//! jobs beyond what is kept, and workers that do not come back.
 //!
 //! An artifact that somebody was told of stays for a day: a job that needs it may be on its way.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use qlora_store::{ArtifactStore, Digest256};
+use qlora_store::{ArtifactStore, Digest256, JobStore};
 
+use crate::clock::now;
 use crate::driver::{Artifacts, Handle};
+use crate::error::CallError;
+use crate::prune::Retention;
+use crate::services::{Services, take_off_the_gone};
 
 /// How often it is looked for.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -26,33 +31,77 @@ impl Artifacts for ArtifactStore {
     }
 }
 
-pub async fn run(driver: Handle, artifacts: ArtifactStore) {
+/// Cleans at once and then each hour, until the coordinator stops.
+pub async fn run<S: JobStore>(services: Services<S>, retention: Retention) {
     let mut interval = tokio::time::interval(EVERY);
     loop {
         interval.tick().await;
-        artifacts.clean();
-        // What a job needs that cannot be read is not known.
-        if driver.has_unreadable() {
-            continue;
-        }
-        let needed = driver.read(|engine| {
-            engine
-                .jobs()
-                .flat_map(|job| job.digests())
-                .map(str::to_owned)
-                .collect()
-        });
-        let Ok::<HashSet<String>, _>(needed) = needed.await else {
+        if let Err(CallError::Stopping) = clean(&services, retention).await {
             return;
-        };
-        let store = artifacts.clone();
-        let swept =
-            tokio::task::spawn_blocking(move || store.sweep(&|digest| needed.contains(digest)))
-                .await;
-        match swept {
-            Ok(Ok(0)) | Err(_) => {}
-            Ok(Ok(removed)) => tracing::info!(removed, "artifacts were removed that no job needs"),
-            Ok(Err(e)) => tracing::warn!("artifacts that no job needs cannot be looked for: {e}"),
         }
     }
+}
+
+async fn clean<S: JobStore>(services: &Services<S>, retention: Retention) -> Result<(), CallError> {
+    services.artifacts.clean();
+    take_off_the_gone(&services.driver).await?;
+    // What a job needs that cannot be read is not known.
+    if services.driver.has_unreadable() {
+        return Ok(());
+    }
+    retain(services, retention).await?;
+    sweep(&services.driver, &services.artifacts).await
+}
+
+/// Lets ended jobs go that are beyond what is kept, one by one.
+async fn retain<S: JobStore>(
+    services: &Services<S>,
+    retention: Retention,
+) -> Result<(), CallError> {
+    if !retention.is_set() {
+        return Ok(());
+    }
+    let at = now().wall;
+    let driver = &services.driver;
+    let chosen = driver.read(move |engine| retention.choose(engine, at));
+    let (mut jobs, mut bytes) = (0u64, 0u64);
+    for going in chosen.await? {
+        let freed = going.artifact_bytes;
+        match going.go(driver).await {
+            Ok(true) => {
+                jobs += 1;
+                bytes += freed;
+            }
+            Ok(false) => {}
+            Err(CallError::Stopping) => return Err(CallError::Stopping),
+            // The next hour tries again.
+            Err(fault) => {
+                tracing::warn!("ended jobs beyond what is kept stay for now: {fault}");
+                break;
+            }
+        }
+    }
+    if jobs > 0 {
+        tracing::info!(jobs, bytes, "ended jobs beyond what is kept were deleted");
+    }
+    Ok(())
+}
+
+/// Removes artifacts that no job has.
+async fn sweep(driver: &Handle, artifacts: &ArtifactStore) -> Result<(), CallError> {
+    let needed: HashSet<String> = driver
+        .read(|engine| {
+            let digests = engine.jobs().flat_map(|job| job.digests());
+            digests.map(str::to_owned).collect()
+        })
+        .await?;
+    let store = artifacts.clone();
+    let swept =
+        tokio::task::spawn_blocking(move || store.sweep(&|digest| needed.contains(digest))).await;
+    match swept {
+        Ok(Ok(0)) | Err(_) => {}
+        Ok(Ok(removed)) => tracing::info!(removed, "artifacts were removed that no job needs"),
+        Ok(Err(e)) => tracing::warn!("artifacts that no job needs cannot be looked for: {e}"),
+    }
+    Ok(())
 }

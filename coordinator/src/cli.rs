@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::doors;
+use crate::prune::Retention;
 
 /// Holds configs and job state; hands work to workers.
 ///
@@ -43,6 +44,20 @@ pub struct Cli {
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub lease: Duration,
 
+    /// Delete an ended job so many days after its end, with all that is kept of it; of the options
+    /// that begin with `--keep`, each deletes what is beyond it, and without them no job is deleted.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_jobs_days: Option<u64>,
+
+    /// Keep the N jobs that ended last, and delete others that have ended.
+    #[arg(long, value_name = "N")]
+    pub keep_jobs: Option<u64>,
+
+    /// Delete the jobs that ended first while the artifacts of all jobs take more than this, such as
+    /// 500GB or 2TiB.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub keep_bytes: Option<u64>,
+
     /// Write the address that was bound to this file once it serves; for `--listen 127.0.0.1:0`.
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
@@ -55,7 +70,39 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A number of bytes, with a unit or without.
+fn size(text: &str) -> Result<u64, String> {
+    let fault = || "give bytes with a unit or without, such as 500GB or 2TiB".to_owned();
+    let is_of_number = |c: char| c.is_ascii_digit() || c == '.';
+    let (number, unit) = text.split_at(text.find(|c: char| !is_of_number(c)).unwrap_or(text.len()));
+    let unit: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(fault()),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok((number * unit as f64) as u64),
+        _ => Err(fault()),
+    }
+}
+
 impl Cli {
+    /// How much of ended jobs is kept.
+    pub fn retention(&self) -> Retention {
+        Retention {
+            days: self.keep_jobs_days,
+            jobs: self.keep_jobs,
+            bytes: self.keep_bytes,
+        }
+    }
+
     /// The state folder, by default under the user's data folder.
     pub fn state_folder(&self) -> Option<PathBuf> {
         self.state_dir
@@ -81,5 +128,25 @@ mod tests {
             fault.contains("a:7070") && fault.contains("without port"),
             "{fault}"
         );
+    }
+
+    #[test]
+    fn sizes_have_units_or_none() {
+        let sizes = [
+            ("0", 0),
+            ("1500", 1_500),
+            ("1.5 kB", 1_500),
+            ("2GB", 2_000_000_000),
+            ("2TiB", 2 << 40),
+        ];
+        for (text, bytes) in sizes {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "-1", "1gb", "1.2.3", "1 G B", "1e9"] {
+            assert!(
+                size(text).is_err_and(|fault| fault.contains("500GB")),
+                "{text}"
+            );
+        }
     }
 }

@@ -33,6 +33,8 @@ pub fn job(job: &domain::Job) -> wire::Job {
         reason_code,
         retry_of: job.spec.retry_of.map_or(0, |id| id.0),
         priority: job.spec.priority,
+        artifacts_pruned: job.pruned.artifacts,
+        records_pruned: job.pruned.records,
     }
 }
 

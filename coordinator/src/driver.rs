@@ -241,6 +241,7 @@ impl<S: JobStore> Driver<S> {
                 Effect::Save(id) => drop(batch.dirty.insert(id)),
                 Effect::Wake(session) => batch.wakes.push(session),
                 Effect::Remove(id) => batch.writes.push(Write::RemoveJob(id)),
+                Effect::RemoveRecords(id) => batch.writes.push(Write::RemoveRecords(id)),
                 Effect::Release {
                     job,
                     config_hash,

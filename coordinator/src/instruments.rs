@@ -8,6 +8,7 @@ use qlora_engine::{Engine, JobState};
 use qlora_proto as wire;
 
 use crate::driver::Handle;
+use crate::usage::{Disk, Usage};
 
 /// Gauges at one moment.
 #[derive(Debug, Default, Clone)]
@@ -15,6 +16,7 @@ struct Reading {
     states: Vec<(&'static str, u64)>,
     workers: Vec<(bool, u64)>,
     running: Vec<Running>,
+    disk: Usage,
 }
 
 #[derive(Debug, Clone)]
@@ -35,12 +37,13 @@ struct Running {
 pub struct Instruments {
     reading: Arc<Mutex<Reading>>,
     driver: Handle,
+    pub disk: Disk,
     /// From submission to the start of the first attempt.
     pub submit_to_start: Histogram<f64>,
 }
 
 impl Instruments {
-    pub fn start(driver: Handle) -> Self {
+    pub fn start(driver: Handle, disk: Disk) -> Self {
         let meter = global::meter("qlora-coordinator");
         let reading = Arc::<Mutex<Reading>>::default();
         let submit_to_start = meter
@@ -63,41 +66,34 @@ impl Instruments {
                 });
             },
         );
-        job_gauge(&reading, "qlora.job.step", "Steps done", |r| Some(r.step));
-        job_gauge(&reading, "qlora.job.steps", "Steps in all", |r| {
-            Some(r.steps)
-        });
-        job_gauge(
+        observe(
             &reading,
-            "qlora.job.loss",
-            "Training loss of the last step",
-            |r| r.loss,
+            "qlora.store.bytes",
+            "Bytes on disk of the database and of the artifacts",
+            |r, o| {
+                let kinds = [
+                    ("database", r.disk.database),
+                    ("artifacts", r.disk.artifacts),
+                ];
+                for (kind, bytes) in kinds {
+                    o.observe(bytes as f64, &[KeyValue::new("kind", kind)]);
+                }
+            },
         );
-        job_gauge(&reading, "qlora.job.eval_loss", "Held-out loss", |r| {
-            r.eval_loss
-        });
-        job_gauge(
-            &reading,
-            "qlora.job.tokens_per_second",
-            "Tokens trained on a second",
-            |r| r.tokens_per_second,
-        );
-        job_gauge(
-            &reading,
-            "qlora.job.peak_bytes",
-            "Peak memory of the training process",
-            |r| Some(r.peak_bytes),
-        );
+        job_gauges(&reading);
         Self {
             reading,
             driver,
+            disk,
             submit_to_start,
         }
     }
 
-    /// Reads the engine; call before the gauges are shown.
+    /// Reads the engine and the disk; call before the gauges are shown.
     pub async fn refresh(&self) {
+        let disk = self.disk.usage().await;
         if let Ok(new) = self.driver.read(read).await {
+            let new = Reading { disk, ..new };
             *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = new;
         }
     }
@@ -115,6 +111,35 @@ fn observe(
         .with_description(description)
         .with_callback(move |o| f(&reading.lock().unwrap_or_else(PoisonError::into_inner), o))
         .build();
+}
+
+/// What is told of each job that runs.
+fn job_gauges(reading: &Arc<Mutex<Reading>>) {
+    job_gauge(reading, "qlora.job.step", "Steps done", |r| Some(r.step));
+    job_gauge(reading, "qlora.job.steps", "Steps in all", |r| {
+        Some(r.steps)
+    });
+    job_gauge(
+        reading,
+        "qlora.job.loss",
+        "Training loss of the last step",
+        |r| r.loss,
+    );
+    job_gauge(reading, "qlora.job.eval_loss", "Held-out loss", |r| {
+        r.eval_loss
+    });
+    job_gauge(
+        reading,
+        "qlora.job.tokens_per_second",
+        "Tokens trained on a second",
+        |r| r.tokens_per_second,
+    );
+    job_gauge(
+        reading,
+        "qlora.job.peak_bytes",
+        "Peak memory of the training process",
+        |r| Some(r.peak_bytes),
+    );
 }
 
 fn job_gauge(
@@ -179,5 +204,6 @@ fn read(engine: &Engine) -> Reading {
         states: states.to_vec(),
         workers: vec![(true, connected), (false, all - connected)],
         running,
+        disk: Usage::default(),
     }
 }

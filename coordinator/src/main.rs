@@ -14,9 +14,11 @@ mod listen;
 mod names;
 mod needs;
 mod page;
+mod prune;
 mod runnable;
 mod serve;
 mod services;
+mod usage;
 
 use std::process::ExitCode;
 

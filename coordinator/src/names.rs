@@ -73,6 +73,7 @@ pub fn event_kind(kind: domain::JournalKind) -> wire::EventKind {
         domain::JournalKind::Registered => wire::EventKind::Registered,
         domain::JournalKind::Lost => wire::EventKind::Lost,
         domain::JournalKind::Removed => wire::EventKind::Removed,
+        domain::JournalKind::Pruned => wire::EventKind::Pruned,
         domain::JournalKind::SetAside => wire::EventKind::SetAside,
     }
 }
@@ -122,6 +123,7 @@ mod tests {
             wire::EventKind::Registered => domain::JournalKind::Registered,
             wire::EventKind::Lost => domain::JournalKind::Lost,
             wire::EventKind::Removed => domain::JournalKind::Removed,
+            wire::EventKind::Pruned => domain::JournalKind::Pruned,
             wire::EventKind::SetAside => domain::JournalKind::SetAside,
         }
     }

@@ -26,6 +26,7 @@ use crate::instruments::Instruments;
 use crate::listen::{self, Bounds};
 use crate::page;
 use crate::services::{self, Services};
+use crate::usage::Disk;
 
 /// How often gauges are read for an OTLP receiver.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -40,6 +41,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         .map(Token::read_strong)
         .transpose()?;
     let folder = cli.state_folder().ok_or(StartError::NoStateFolder)?;
+    let retention = cli.retention();
     let program = Program {
         name: "qlora-coordinator",
         version: env!("CARGO_PKG_VERSION"),
@@ -59,7 +61,8 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let driver = Driver::start(store.clone(), limits, artifacts.clone())
         .await
         .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
-    let instruments = Instruments::start(driver.clone());
+    let disk = Disk::of(store.clone(), artifacts.clone());
+    let instruments = Instruments::start(driver.clone(), disk);
     let loopback_only = cli.listen.ip().is_loopback();
     let services = Services {
         driver,
@@ -97,10 +100,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     }
     tracing::info!(%address, state = %folder.display(), "serving; `qlora-ctl page` opens the page");
     tokio::spawn(keep_fresh(services.instruments.clone()));
-    tokio::spawn(cleaning::run(
-        services.driver.clone(),
-        services.artifacts.clone(),
-    ));
+    tokio::spawn(cleaning::run(services, retention));
     // Workers hold their calls open and simply come back later.
     listen::serve(listener, router, bounds, shutdown_signal(), GRACE).await;
     tracing::info!("stopped");

@@ -100,6 +100,8 @@ names! {
         Registered = "registered",
         Lost = "lost",
         Removed = "removed",
+        /// Checkpoints and adapters, or metrics and log, of an ended job were deleted.
+        Pruned = "pruned",
         /// The worker gets no jobs because jobs fail on it that succeed elsewhere.
         SetAside = "set aside",
     }
@@ -152,7 +154,7 @@ mod tests {
         );
         assert_eq!(
             EventKind::words(),
-            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, paused, resumed, unreadable, registered, lost, removed or set aside"
+            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, paused, resumed, unreadable, registered, lost, removed, pruned or set aside"
         );
     }
 

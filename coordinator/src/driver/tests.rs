@@ -6,7 +6,7 @@ mod failing;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
 
-use qlora_engine::{File, FileRole, JobState, Token, Wanted};
+use qlora_engine::{File, FileRole, JobState, Prune, Token, Wanted};
 use qlora_store::{MetricRecord, SqliteStore};
 
 use self::events::{checkpoint, finish, register, report, submit, sync};
@@ -525,4 +525,77 @@ async fn nothing_is_released_while_a_job_cannot_be_read() {
         told: false,
     });
     assert!(released_by_a_removal(&store).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_it() {
+    let (store, unneeded) = (Failing::new(), Going::default());
+    let driver = Driver::start(store.clone(), Limits::default(), unneeded.clone())
+        .await
+        .expect("a start");
+    let a = registered(&driver, "a").await;
+    let mut jobs = Vec::new();
+    for name in ["one", "two"] {
+        let job = submitted(&driver, name).await;
+        let token = started(&driver, a).await;
+        let point = MetricRecord {
+            seq: 0,
+            step: 1,
+            unix_ms: 0,
+            values: BTreeMap::new(),
+        };
+        let points = vec![point];
+        let attached = vec![Write::Metrics { job, points }];
+        let reported = driver.event_with(report(a, token, 1), attached).await;
+        reported.expect("a report");
+        for event in [checkpoint(a, token, 1), finish(a, token)] {
+            driver.event(event).await.expect("an end with a checkpoint");
+        }
+        jobs.push(job);
+    }
+    let prune = |job, what| Event::Prune {
+        job,
+        what,
+        reason: "it is old".into(),
+    };
+    let gone = || unneeded.0.lock().expect("a lock").clone();
+    store.fail(0, 1_000);
+    for what in [Prune::Artifacts, Prune::Records, Prune::Job] {
+        refused(driver.event(prune(jobs[0], what)).await, "a removal");
+    }
+    assert_eq!(names(&driver).await, ["one", "two"]);
+    store.fail(0, 0);
+    for what in [Prune::Artifacts, Prune::Records] {
+        driver.event(prune(jobs[0], what)).await.expect("a removal");
+    }
+    assert!(gone().is_empty(), "the other job has the same checkpoint");
+    let kept = store.metrics(jobs[0], 0, 10).await.expect("metrics");
+    assert!(kept.is_empty(), "{kept:?}");
+    let kept = store.metrics(jobs[1], 0, 10).await.expect("metrics");
+    assert_eq!(kept.len(), 1);
+    driver
+        .event(prune(jobs[1], Prune::Job))
+        .await
+        .expect("a removal");
+    assert_eq!(gone(), ["d"]);
+
+    let stored = store.load().await.expect("jobs").jobs;
+    let [job] = stored.as_slice() else {
+        panic!("{stored:?}")
+    };
+    assert!(job.artifacts.is_empty() && job.pruned.artifacts && job.pruned.records);
+    let journal = store.journal(0, 100).await.expect("a journal");
+    let told: Vec<(&str, &str)> = journal
+        .iter()
+        .filter(|e| matches!(e.kind.as_str(), "pruned" | "removed"))
+        .map(|e| (e.kind.as_str(), e.text.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("pruned", "checkpoints and adapters: it is old"),
+            ("pruned", "metrics and log: it is old"),
+            ("removed", "two: it is old"),
+        ]
+    );
 }

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
 use super::explain;
+use super::prune::asked;
 use super::{Services, Streaming, streaming};
 use crate::clock::now;
 use crate::error::CallError;
@@ -31,6 +32,7 @@ const LONGEST_FILE_NAME: usize = 1_000;
 impl<S: JobStore> JobService for Services<S> {
     type WatchStream = Streaming<Job>;
     type StreamLogsStream = Streaming<LogLine>;
+    type PruneStream = Streaming<PrunedJob>;
 
     async fn submit(
         &self,
@@ -83,9 +85,16 @@ impl<S: JobStore> JobService for Services<S> {
             } else {
                 0
             };
-            ListJobsResponse { jobs, next }
+            let usage = None;
+            ListJobsResponse { jobs, next, usage }
         });
-        Ok(Response::new(answer.await?))
+        let mut answer = answer.await?;
+        let usage = self.instruments.disk.usage().await;
+        answer.usage = Some(StoreUsage {
+            database_bytes: usage.database,
+            artifact_bytes: usage.artifacts,
+        });
+        Ok(Response::new(answer))
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Job>, Status> {
@@ -135,6 +144,23 @@ impl<S: JobStore> JobService for Services<S> {
         let job = convert::job_in(id);
         self.driver.event(Event::RemoveJob { job }).await?;
         Ok(Response::new(RemoveResponse {}))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<PruneRequest>,
+    ) -> Result<Response<Self::PruneStream>, Status> {
+        let request = request.into_inner();
+        let dry_run = request.dry_run;
+        let asked = asked(request)?;
+        let (sender, receiver) = mpsc::channel(16);
+        let services = self.clone();
+        tokio::spawn(async move {
+            if let Err(e) = services.prune_each(asked, dry_run, &sender).await {
+                drop(sender.send(Err(e.into())).await);
+            }
+        });
+        Ok(streaming(receiver))
     }
 
     async fn explain(

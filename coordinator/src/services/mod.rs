@@ -4,7 +4,9 @@ mod artifacts;
 mod configs;
 mod events;
 mod explain;
+mod gone;
 mod jobs;
+mod prune;
 mod workers;
 
 use std::pin::Pin;
@@ -15,6 +17,7 @@ use tokio_stream::Stream;
 use tonic::{Response, Status};
 
 pub use self::explain::{explain, summary};
+pub use self::gone::take_off_the_gone;
 use crate::driver::Handle;
 use crate::instruments::Instruments;
 

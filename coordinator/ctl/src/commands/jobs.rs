@@ -64,6 +64,9 @@ impl Jobs {
             ));
         } else {
             print(human::jobs(&answer.jobs))?;
+            if let Some(usage) = &answer.usage {
+                context.say(human::usage(usage));
+            }
             if answer.next > 0 {
                 context.say(format!(
                     "older jobs are not shown; --limit {} shows more",

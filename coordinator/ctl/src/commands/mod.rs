@@ -17,6 +17,7 @@ mod metrics;
 mod page;
 mod pause;
 mod plan;
+mod prune;
 mod quickstart;
 mod resume;
 mod retry;
@@ -50,6 +51,7 @@ pub enum Command {
     Resume(resume::Resume),
     Retry(retry::Retry),
     Rm(rm::Rm),
+    Prune(prune::Prune),
     Workers(workers::Workers),
     #[command(subcommand)]
     Artifacts(artifacts::Artifacts),
@@ -81,6 +83,7 @@ impl Command {
             Self::Resume(command) => command.run(context).await,
             Self::Retry(command) => command.run(context).await,
             Self::Rm(command) => command.run(context).await,
+            Self::Prune(command) => command.run(context).await,
             Self::Workers(command) => command.run(context).await,
             Self::Artifacts(command) => command.run(context).await,
             Self::Plan(command) => command.run(context).await,

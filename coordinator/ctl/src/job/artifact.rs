@@ -33,6 +33,9 @@ pub fn choose<'a>(job: &'a Job, name: Option<&str>) -> Result<&'a JobArtifact, C
 fn none_of(job: &Job, what: &str) -> String {
     let id = job.id;
     match job.state() {
+        _ if job.artifacts_pruned => {
+            format!("job {id} has no artifact {what}: its checkpoints and adapters were deleted")
+        }
         JobState::Failed | JobState::Cancelled if job.artifacts.is_empty() => format!(
             "job {id} {} before it made anything: it has no artifact {what}",
             how_it_ended(job)

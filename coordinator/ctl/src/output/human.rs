@@ -3,7 +3,9 @@
 use qlora_client::console::line;
 pub use qlora_proto::words::{bytes, gib};
 use qlora_proto::words::{count, duration};
-use qlora_proto::{Attempt, CallScores, ExplainResponse, Job, Progress, Scores, WorkerInfo};
+use qlora_proto::{
+    Attempt, CallScores, ExplainResponse, Job, Progress, PrunedJob, Scores, StoreUsage, WorkerInfo,
+};
 
 pub use super::table::{Column, number, short, table, text, word};
 use super::under;
@@ -59,6 +61,37 @@ fn job_row(job: &Job) -> Vec<String> {
             CELL,
         ),
     ]
+}
+
+/// Jobs that are to go, with what each frees.
+pub fn pruned(jobs: &[PrunedJob]) -> String {
+    let row = |job: &PrunedJob| {
+        let ended = jiff::Timestamp::from_millisecond(job.ended_unix_ms).unwrap_or_default();
+        vec![
+            job.id.to_string(),
+            short(&job.name, CELL),
+            job.state().word().into(),
+            ended.strftime("%Y-%m-%d").to_string(),
+            bytes(job.bytes),
+        ]
+    };
+    let columns = [
+        word("JOB", 0),
+        text("NAME", 1),
+        word("STATE", 0),
+        word("ENDED", 0),
+        number("SIZE", 0),
+    ];
+    table(&columns, &jobs.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What the coordinator keeps on its disk, in one line.
+pub fn usage(usage: &StoreUsage) -> String {
+    format!(
+        "on the coordinator's disk: database {}, artifacts {}",
+        bytes(usage.database_bytes),
+        bytes(usage.artifact_bytes)
+    )
 }
 
 pub fn workers(workers: &[WorkerInfo]) -> String {
@@ -188,7 +221,18 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> String {
             format!("{} ({})", artifact.name, bytes(artifact.size)),
         );
     }
+    add("deleted", gone(job).into());
     lines.join("\n")
+}
+
+/// What was deleted of a job after its end.
+fn gone(job: &Job) -> &'static str {
+    match (job.artifacts_pruned, job.records_pruned) {
+        (true, true) => "checkpoints, adapters, metrics and log",
+        (true, false) => "checkpoints and adapters",
+        (false, true) => "metrics and log",
+        (false, false) => "",
+    }
 }
 
 /// Scores of ended jobs, a column each.

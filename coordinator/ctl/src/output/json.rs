@@ -4,8 +4,8 @@
 use qlora_client::console;
 use qlora_config::{Diagnostic, Warning};
 use qlora_proto::{
-    Attempt, ConfigRevision, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint, Scores,
-    WorkerInfo, WorkerVerdict,
+    Attempt, ConfigRevision, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint, PrunedJob,
+    Scores, WorkerInfo, WorkerVerdict,
 };
 use serde_json::{Value, json};
 
@@ -70,6 +70,8 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> Value {
         "files": job.files.iter().map(|f| json!({"role": f.role, "name": f.name, "digest": f.digest, "size": f.size})).collect::<Vec<_>>(),
         "retry_of": Some(job.retry_of).filter(|id| *id > 0),
         "priority": job.priority,
+        "artifacts_pruned": job.artifacts_pruned,
+        "logs_pruned": job.records_pruned,
         "config_hash": job.config_hash,
         "config": serde_json::from_str::<Value>(&job.config_json).unwrap_or_default(),
         "created_unix_ms": job.created_unix_ms,
@@ -96,6 +98,16 @@ fn attempt(a: &Attempt) -> Value {
 
 pub fn artifact(a: &JobArtifact) -> Value {
     json!({"kind": a.kind, "name": a.name, "digest": a.digest, "size": a.size, "step": a.step})
+}
+
+/// An ended job that is gone, or of which a part is, or would be.
+pub fn pruned(job: &PrunedJob) -> Value {
+    json!({"v": 1, "job": job.id, "name": job.name, "state": job.state().word(), "ended_unix_ms": job.ended_unix_ms, "bytes": job.bytes})
+}
+
+/// The jobs of [`pruned`] together.
+pub fn pruned_in_all(jobs: u64, bytes: u64, dry_run: bool) -> Value {
+    json!({"v": 1, "jobs": jobs, "bytes": bytes, "dry_run": dry_run})
 }
 
 pub fn worker(w: &WorkerInfo) -> Value {
