@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use qlora_engine::{Engine, Event, JobId, JobState, Millis, Prune, Refusal};
+use qlora_proto::words::count;
 use qlora_store::JobStore;
 
 use crate::driver::Handle;
@@ -53,11 +54,12 @@ impl Asked {
     /// In words, for the journal.
     fn reason(&self) -> String {
         match (self.older_than, self.keep) {
+            (0, 0) => "pruned by user, all that ended".into(),
             (0, keep) => format!("pruned by user, all but the newest {keep}"),
-            (age, 0) => format!("pruned by user, all that ended {} days ago", age / DAY),
+            (age, 0) => format!("pruned by user, all that ended {} ago", days(age)),
             (age, keep) => format!(
-                "pruned by user, all that ended {} days ago but the newest {keep}",
-                age / DAY
+                "pruned by user, all that ended {} ago but the newest {keep}",
+                days(age)
             ),
         }
     }
@@ -91,12 +93,12 @@ impl Retention {
         };
         if let Some(days) = self.days {
             let until = Millis(now.0.saturating_sub(days.saturating_mul(DAY)));
-            let reason = format!("it ended {days} days ago (--keep-jobs-days)");
+            let reason = format!("it ended {} ago (--keep-jobs-days)", count(days, "day"));
             add(engine.prunable(Prune::Job, until, 0), reason);
         }
         if let Some(jobs) = self.jobs {
             let keep = usize::try_from(jobs).unwrap_or(usize::MAX);
-            let reason = format!("{jobs} jobs ended after it (--keep-jobs)");
+            let reason = format!("{} ended after it (--keep-jobs)", count(jobs, "job"));
             add(engine.prunable(Prune::Job, Millis(u64::MAX), keep), reason);
         }
         if let Some(bytes) = self.bytes {
@@ -105,6 +107,11 @@ impl Retention {
         }
         going(engine, Prune::Job, chosen)
     }
+}
+
+/// Milliseconds as days.
+fn days(ms: u64) -> String {
+    count(ms / DAY, "day")
 }
 
 fn going(engine: &Engine, what: Prune, chosen: Vec<(JobId, String)>) -> Vec<Going> {

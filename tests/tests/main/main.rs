@@ -29,6 +29,7 @@ mod options;
 mod page;
 mod paths;
 mod pauses;
+mod prune;
 mod reference;
 mod refusals;
 mod runs;
