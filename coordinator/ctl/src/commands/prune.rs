@@ -112,7 +112,7 @@ impl Prune {
             only,
             dry_run,
         };
-        let mut client = context.client()?;
+        let mut client = context.client().await?;
         let answer = client.jobs.prune(request).await;
         let mut told = answer.map_err(context.fault())?.into_inner();
         while let Some(job) = told.message().await.map_err(context.fault())? {
