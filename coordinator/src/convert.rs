@@ -1,5 +1,6 @@
 //! Conversions between the wire and the domain. Input is checked here, once.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use qlora_engine as domain;
@@ -250,6 +251,7 @@ pub fn platform(p: &domain::Platform) -> wire::Platform {
         version: p.version.clone(),
         host: p.host.clone(),
         device_id: p.device_id.clone(),
+        models: p.models.iter().cloned().collect(),
     }
 }
 
@@ -282,10 +284,24 @@ pub fn platform_in(p: wire::Platform) -> Result<domain::Platform, CallError> {
         version: p.version,
         host: p.host,
         device_id: p.device_id,
+        models: models_in(p.models),
     })
 }
 
-pub fn worker(engine: &domain::Engine, worker: &domain::Worker) -> wire::WorkerInfo {
+/// Models of one machine at the most, and bytes of the name of one.
+const MODELS: usize = 256;
+const LONGEST_MODEL: usize = 256;
+
+/// A hint, for which no worker is refused: what is beyond the bounds is left out.
+pub fn models_in(names: Vec<String>) -> BTreeSet<String> {
+    let names = names.into_iter();
+    names
+        .filter(|name| name.len() <= LONGEST_MODEL)
+        .take(MODELS)
+        .collect()
+}
+
+fn worker(engine: &domain::Engine, worker: &domain::Worker) -> wire::WorkerInfo {
     wire::WorkerInfo {
         name: worker.name.clone(),
         platform: Some(platform(&worker.platform)),
@@ -297,7 +313,29 @@ pub fn worker(engine: &domain::Engine, worker: &domain::Worker) -> wire::WorkerI
         last_seen_unix_ms: worker.last_seen.0 as i64,
         draining: worker.draining,
         set_aside: worker.set_aside().unwrap_or_default(),
+        drained: worker.drained.as_ref().map(drain),
     }
+}
+
+fn drain(drain: &domain::Drain) -> wire::Drain {
+    wire::Drain {
+        since_unix_ms: drain.since.0 as i64,
+        reason: drain.reason.clone(),
+    }
+}
+
+/// Every worker, and names that are drained and have not registered since the coordinator started.
+pub fn workers(engine: &domain::Engine) -> Vec<wire::WorkerInfo> {
+    let mut all: Vec<_> = engine.workers().map(|w| worker(engine, w)).collect();
+    let is_listed = |name: &str| engine.workers().any(|w| w.name == name);
+    let absent = engine.drains().iter().filter(|(name, _)| !is_listed(name));
+    all.extend(absent.map(|(name, drained)| wire::WorkerInfo {
+        name: name.clone(),
+        drained: Some(drain(drained)),
+        ..wire::WorkerInfo::default()
+    }));
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
 }
 
 pub fn outcome_in(outcome: wire::Outcome) -> Result<domain::Outcome, CallError> {

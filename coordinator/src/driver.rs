@@ -76,6 +76,7 @@ impl<S: JobStore> Driver<S> {
         let Stored {
             jobs,
             unreadable,
+            drains,
             reserved,
             coordinator_id,
         } = store.load().await?;
@@ -83,6 +84,7 @@ impl<S: JobStore> Driver<S> {
         getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
         let mut engine = Engine::new(limits, jobs, now(), seed);
         engine.reserve(reserved);
+        engine.adopt_drains(drains);
         let (sender, commands) = mpsc::channel(4 * BATCH);
         let shared = Arc::new(Shared {
             jobs: broadcast::channel(BROADCAST).0,
@@ -242,6 +244,9 @@ impl<S: JobStore> Driver<S> {
                 Effect::Wake(session) => batch.wakes.push(session),
                 Effect::Remove(id) => batch.writes.push(Write::RemoveJob(id)),
                 Effect::RemoveRecords(id) => batch.writes.push(Write::RemoveRecords(id)),
+                Effect::SaveDrain { worker, drain } => {
+                    batch.writes.push(Write::SaveDrain { worker, drain });
+                }
                 Effect::Release {
                     job,
                     config_hash,
@@ -428,6 +433,7 @@ impl<S: JobStore> Driver<S> {
                 Ok(Stored {
                     jobs,
                     unreadable,
+                    drains,
                     reserved,
                     ..
                 }) => {
@@ -437,6 +443,7 @@ impl<S: JobStore> Driver<S> {
                     changed.extend(dirty);
                     self.engine.restore(jobs, now());
                     self.engine.reserve(reserved);
+                    self.engine.adopt_drains(drains);
                     self.set_aside(unreadable);
                     self.publish(&changed, Vec::new());
                     return;

@@ -75,6 +75,8 @@ pub fn event_kind(kind: domain::JournalKind) -> wire::EventKind {
         domain::JournalKind::Removed => wire::EventKind::Removed,
         domain::JournalKind::Pruned => wire::EventKind::Pruned,
         domain::JournalKind::SetAside => wire::EventKind::SetAside,
+        domain::JournalKind::Drained => wire::EventKind::Drained,
+        domain::JournalKind::Undrained => wire::EventKind::Undrained,
     }
 }
 
@@ -125,6 +127,8 @@ mod tests {
             wire::EventKind::Removed => domain::JournalKind::Removed,
             wire::EventKind::Pruned => domain::JournalKind::Pruned,
             wire::EventKind::SetAside => domain::JournalKind::SetAside,
+            wire::EventKind::Drained => domain::JournalKind::Drained,
+            wire::EventKind::Undrained => domain::JournalKind::Undrained,
         }
     }
 

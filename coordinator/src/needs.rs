@@ -2,7 +2,7 @@
 
 use qlora_config::{DeviceKind, FlashAttention, ResolvedConfig};
 use qlora_engine::{DeviceClass, Needs};
-use qlora_planner::{DeviceBudget, find, fit, on_host, plan};
+use qlora_planner::{DeviceBudget, find, fit, name_everywhere, on_host, plan};
 
 const CLASSES: [(DeviceClass, DeviceKind); 3] = [
     (DeviceClass::Cpu, DeviceKind::Cpu),
@@ -23,6 +23,7 @@ pub fn needs(config: &ResolvedConfig) -> Needs {
         labels: c.resources.labels.clone(),
         flash_attention: c.training.flash_attention == FlashAttention::Required,
         workers: c.resources.workers,
+        model: c.model.base.as_deref().and_then(name_everywhere),
         ..Needs::default()
     };
     let Some(model) = c.model.base.as_deref().and_then(find) else {

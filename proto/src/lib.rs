@@ -57,6 +57,14 @@ impl Attempt {
     }
 }
 
+impl Drain {
+    /// For how long, seen at `unix_ms`, and why: `for 5 min 00 s: new disk`.
+    pub fn words(&self, unix_ms: i64) -> String {
+        let seconds = unix_ms.saturating_sub(self.since_unix_ms).max(0) as f64 / 1000.0;
+        format!("for {}: {}", words::duration(seconds), self.reason)
+    }
+}
+
 impl DeviceClass {
     pub fn word(self) -> &'static str {
         match self {

@@ -104,6 +104,9 @@ names! {
         Pruned = "pruned",
         /// The worker gets no jobs because jobs fail on it that succeed elsewhere.
         SetAside = "set aside",
+        /// An operator has drained the worker.
+        Drained = "drained",
+        Undrained = "undrained",
     }
 }
 
@@ -154,7 +157,7 @@ mod tests {
         );
         assert_eq!(
             EventKind::words(),
-            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, paused, resumed, unreadable, registered, lost, removed, pruned or set aside"
+            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, paused, resumed, unreadable, registered, lost, removed, pruned, set aside, drained or undrained"
         );
     }
 

@@ -15,6 +15,7 @@ mod output;
 mod programs;
 mod reach;
 mod status;
+mod worker;
 
 use std::process::ExitCode;
 

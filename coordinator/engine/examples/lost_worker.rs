@@ -5,7 +5,7 @@
 //! cargo run --release -p qlora-engine --example lost_worker
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use qlora_engine::*;
@@ -63,6 +63,9 @@ impl Story {
                 Effect::Save(job) => println!("       store job {job}"),
                 Effect::Remove(job) => println!("       delete job {job}"),
                 Effect::RemoveRecords(job) => println!("       delete the records of job {job}"),
+                Effect::SaveDrain { worker, .. } => {
+                    println!("       store whether {worker} is drained")
+                }
                 Effect::Wake(_) => println!("       wake a worker that waits"),
                 Effect::Release { digest, .. } => println!("       let {digest} go"),
             }
@@ -89,6 +92,7 @@ impl Story {
             running: None,
             memory_free: None,
             disk_free: None,
+            models: None,
             draining: false,
         });
         let Response::Wanted(Wanted::Run { job, token }) = wanted else {
@@ -151,5 +155,6 @@ fn platform() -> Platform {
         version: String::new(),
         host: String::new(),
         device_id: String::new(),
+        models: BTreeSet::new(),
     }
 }

@@ -1,11 +1,13 @@
 //! What comes in, what goes out, and why something is refused.
 
+use std::collections::BTreeSet;
+
 use crate::attempt::{Outcome, Rendezvous};
 use crate::ids::{JobId, SessionId, Token};
 use crate::job::{Artifact, Job, JobSpec};
 use crate::progress::Progress;
 use crate::prune::Prune;
-use crate::worker::Platform;
+use crate::worker::{Drain, Platform};
 
 /// One thing that happened outside.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +62,8 @@ pub enum Event {
         running: Option<Token>,
         memory_free: Option<u64>,
         disk_free: Option<u64>,
+        /// As [`Platform::models`]; none where they are those of the last time.
+        models: Option<BTreeSet<String>>,
         draining: bool,
     },
     /// A worker's connection broke while its answer was held.
@@ -69,6 +73,16 @@ pub enum Event {
     /// A worker that is away will not come back: it leaves the list.
     RemoveWorker {
         name: String,
+    },
+    /// The worker is given nothing more until it is undrained.
+    Drain {
+        worker: String,
+        reason: String,
+        /// Its attempt is not waited for: it saves and stops, and the job goes back to the queue.
+        at_once: bool,
+    },
+    Undrain {
+        worker: String,
     },
     /// Metrics and logs of an attempt came; asks whether they may be stored.
     Report {
@@ -141,6 +155,8 @@ pub enum Wanted {
     Stop {
         reason: String,
         at_once: bool,
+        /// The job goes on afterwards, on another worker.
+        resumes: bool,
     },
 }
 
@@ -160,6 +176,11 @@ pub enum Effect {
     Remove(JobId),
     /// The metrics and the log of the job are gone from the store; the job stays.
     RemoveRecords(JobId),
+    /// The worker was drained by an operator, or undrained where `drain` is none: store it.
+    SaveDrain {
+        worker: String,
+        drain: Option<Drain>,
+    },
     /// The session should synchronize now.
     Wake(SessionId),
     /// The job needs this artifact no more; once that is durable it may go, if nothing else needs
@@ -220,6 +241,8 @@ pub enum JournalKind {
     /// A part of what was kept of a job is gone.
     Pruned,
     SetAside,
+    Drained,
+    Undrained,
 }
 
 impl JournalKind {
@@ -242,6 +265,8 @@ impl JournalKind {
             Self::Removed => "removed",
             Self::Pruned => "pruned",
             Self::SetAside => "set aside",
+            Self::Drained => "drained",
+            Self::Undrained => "undrained",
         }
     }
 }

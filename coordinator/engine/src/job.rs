@@ -11,7 +11,8 @@
 //! ```
 //!
 //! `pause` takes a job that is queued, or the attempt of a running one once it has saved, to
-//! `Paused`; `resume` takes it back to `Queued`, and `cancel` to `Cancelled`.
+//! `Paused`; `resume` takes it back to `Queued`, and `cancel` to `Cancelled`. A drain that does not
+//! wait takes the attempt, once it has saved, back to `Queued`.
 
 use std::fmt;
 
@@ -173,6 +174,8 @@ pub struct Stop {
 pub enum AfterStop {
     Cancelled,
     Paused,
+    /// Back to the queue at once: its worker was drained.
+    Queued,
 }
 
 /// Stored before jobs could be paused, a stop was its reason alone.

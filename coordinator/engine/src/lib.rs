@@ -24,6 +24,9 @@
 //! - Jobs with the same needs start by priority, and jobs of one priority in the order of their
 //!   submission.
 //! - A paused job starts only once it is resumed.
+//! - A worker that an operator has drained is given nothing until it is undrained.
+//! - Among workers that are free, one that has a job's model is given it first; no job waits for
+//!   such a worker that is not about to ask.
 //! - A job starts before one that is ahead of it in the queue and waits for several workers only if
 //!   it ends in time.
 //! - A job that wants several workers starts on all of them or on none, and ends on all of them
@@ -48,7 +51,7 @@ pub use job::{
     AfterStop, Artifact, ArtifactKind, File, FileRole, Job, JobKind, JobSpec, JobState, Stop,
 };
 pub use number::Number;
-pub use placement::{Verdict, verdict};
+pub use placement::{Verdict, suitable, verdict};
 pub use progress::{CallScores, Progress, Sample, Scores};
 pub use prune::{Prune, Pruned};
-pub use worker::{DeviceClass, Needs, Platform, Worker};
+pub use worker::{DeviceClass, Drain, Needs, Platform, Worker};

@@ -1,4 +1,5 @@
-//! Whether a job fits a worker, with the reason in words: what `qlora-ctl explain` prints.
+//! Whether a job fits a worker, with the reason in words: what `qlora-ctl explain` prints. Among
+//! workers that fit, those come first that have the job's base model.
 
 use crate::worker::{DeviceClass, Needs, Worker};
 
@@ -68,7 +69,7 @@ pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
     }
     Verdict {
         fits: true,
-        reason: readiness(worker),
+        reason: readiness(needs, worker),
     }
 }
 
@@ -91,13 +92,13 @@ pub(crate) fn candidates<'a>(
     all: impl Iterator<Item = &'a Worker>,
 ) -> impl Iterator<Item = &'a Worker> {
     all.filter(|w| {
-        let there = w.name != first.name && w.connected && !w.draining;
+        let there = w.name != first.name && w.connected && w.takes_work();
         there && w.platform.device == first.platform.device && verdict(needs, w).fits
     })
 }
 
 /// Looks for those who take a job together with `first`, which fits and is free; workers on its
-/// machine come before others.
+/// machine come before others, and then those that have the model.
 pub(crate) fn process_group<'a>(
     needs: &Needs,
     first: &Worker,
@@ -116,7 +117,10 @@ pub(crate) fn process_group<'a>(
     if free.len() < wanted {
         return ProcessGroup::Busy;
     }
-    free.sort_by_key(|w| (w.platform.host != first.platform.host, &w.name));
+    free.sort_by_key(|w| {
+        let is_far = w.platform.host != first.platform.host;
+        (is_far, !w.has_model_for(needs), &w.name)
+    });
     ProcessGroup::Complete(
         free.into_iter()
             .take(wanted)
@@ -142,16 +146,38 @@ fn does_not_fit(bytes: u64, usable: u64, needs: &Needs, worker: &Worker) -> Stri
     }
 }
 
-fn readiness(worker: &Worker) -> String {
-    match (worker.connected, worker.draining, worker.assigned) {
-        (false, ..) => format!(
-            "{} is suitable, but has not been heard of lately",
-            worker.name
-        ),
-        (true, true, _) => format!("{} is suitable, but takes no new work", worker.name),
-        (true, false, Some(_)) => format!("{} is suitable, but busy", worker.name),
-        (true, false, None) => format!("{} is suitable and free", worker.name),
+/// Those that have the model of a job with these `needs`, and then the others.
+pub(crate) fn by_preference<'a>(
+    needs: &'a Needs,
+    workers: impl Iterator<Item = &'a Worker> + Clone,
+) -> impl Iterator<Item = &'a Worker> {
+    let others = workers.clone().filter(move |w| !w.has_model_for(needs));
+    workers
+        .filter(move |w| w.has_model_for(needs))
+        .chain(others)
+}
+
+/// The beginning of what is said of `worker`, which fits.
+pub fn suitable(needs: &Needs, worker: &Worker) -> String {
+    if worker.has_model_for(needs) {
+        format!("{} is suitable and has the model", worker.name)
+    } else {
+        format!("{} is suitable", worker.name)
     }
+}
+
+fn readiness(needs: &Needs, worker: &Worker) -> String {
+    let but = match (worker.connected, &worker.drained, worker.assigned) {
+        (false, ..) => "has not been heard of lately".to_owned(),
+        (true, Some(drain), _) => format!("was drained: {}", drain.reason),
+        (true, None, _) if worker.draining => "takes no new work".to_owned(),
+        (true, None, Some(_)) => "busy".to_owned(),
+        (true, None, None) if worker.has_model_for(needs) => {
+            return format!("{} is suitable, has the model and is free", worker.name);
+        }
+        (true, None, None) => return format!("{} is suitable and free", worker.name),
+    };
+    format!("{}, but {but}", suitable(needs, worker))
 }
 
 fn gib(bytes: u64) -> f64 {

@@ -50,6 +50,9 @@ pub struct Platform {
     pub host: String,
     #[serde(default)]
     pub device_id: String,
+    /// Models that lie on the machine, by the names that jobs give in [`Needs::model`].
+    #[serde(default)]
+    pub models: BTreeSet<String>,
 }
 
 /// What a job needs of a worker.
@@ -73,6 +76,18 @@ pub struct Needs {
     /// of earlier versions.
     #[serde(default, rename = "main_memory")]
     pub host_memory: u64,
+    /// The base model by its name, where every machine calls it so. A worker that has it is
+    /// preferred; none is needed to.
+    #[serde(default)]
+    pub model: Option<String>,
+}
+
+/// An operator's word that a worker is given nothing more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// For people: on the wall clock.
+    pub since: Millis,
+    pub reason: String,
 }
 
 /// A worker that has registered since the coordinator started, or that holds an attempt from
@@ -95,7 +110,12 @@ pub struct Worker {
     pub assigned: Option<Token>,
     /// It said that it is idle, and waits for work.
     pub waiting: bool,
+    /// When it was woken, on the steady clock, if it has not asked for work since.
+    pub woken_at: Option<Millis>,
+    /// It said that it takes no new work, since it is about to end.
     pub draining: bool,
+    /// An operator said so.
+    pub drained: Option<Drain>,
     /// Its lease still holds.
     pub connected: bool,
     /// Failures that are attributed to it: jobs that failed on it and succeeded elsewhere, since it
@@ -137,7 +157,9 @@ impl Worker {
             last_seen: now,
             assigned: Some(token),
             waiting: false,
+            woken_at: None,
             draining: false,
+            drained: None,
             connected: false,
             attributed: BTreeSet::new(),
         }
@@ -169,11 +191,29 @@ impl Worker {
 
     /// It waits for work and may be given some.
     pub(crate) fn is_free(&self) -> bool {
-        self.waiting
-            && self.connected
-            && self.assigned.is_none()
-            && !self.draining
-            && self.set_aside().is_none()
+        self.waiting && self.may_be_given_work()
+    }
+
+    /// It waits for work, or was woken less than `head_start` milliseconds ago and is about to ask
+    /// for some.
+    pub(crate) fn is_about_to_ask(&self, now: Millis, head_start: u64) -> bool {
+        let is_woken = self.woken_at.is_some_and(|at| now < at.plus(head_start));
+        (self.waiting || is_woken) && self.may_be_given_work()
+    }
+
+    fn may_be_given_work(&self) -> bool {
+        self.connected && self.assigned.is_none() && self.takes_work() && self.set_aside().is_none()
+    }
+
+    /// Neither it nor an operator has said that it is given nothing more.
+    pub fn takes_work(&self) -> bool {
+        !self.draining && self.drained.is_none()
+    }
+
+    /// The base model of a job with these `needs` lies on its machine.
+    pub fn has_model_for(&self, needs: &Needs) -> bool {
+        let model = needs.model.as_ref();
+        model.is_some_and(|model| self.platform.models.contains(model))
     }
 }
 
@@ -198,6 +238,7 @@ impl Platform {
             version: String::new(),
             host: String::new(),
             device_id: String::new(),
+            models: BTreeSet::new(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The list of jobs and of workers.
 
 use maud::{Markup, html};
+use qlora_engine::Now;
 use qlora_proto::words::gib;
 use qlora_proto::{Attempt, Job, WorkerInfo};
 
 use super::layout;
 
-pub fn page(jobs: &[Job], workers: &[WorkerInfo]) -> Markup {
+pub fn page(jobs: &[Job], workers: &[WorkerInfo], now: Now) -> Markup {
     layout::page(
         "jobs",
         &html! {
@@ -23,7 +24,7 @@ pub fn page(jobs: &[Job], workers: &[WorkerInfo]) -> Markup {
                 @if workers.is_empty() {
                     p .dim { "No worker yet. On each machine: " code { "qlora-worker --coordinator ADDR" } "." }
                 } @else {
-                    (worker_table(workers))
+                    (worker_table(workers, now))
                 }
             }
         },
@@ -62,32 +63,40 @@ fn job_row(job: &Job) -> Markup {
     }
 }
 
-fn worker_table(workers: &[WorkerInfo]) -> Markup {
+fn worker_table(workers: &[WorkerInfo], now: Now) -> Markup {
     html! {
         div .scroll {
             table {
                 thead { tr { th { "Worker" } th { "Device" } th .num { "Memory" } th { "State" } th { "Version" } } }
-                tbody { @for worker in workers { (worker_row(worker)) } }
+                tbody { @for worker in workers { (worker_row(worker, now)) } }
             }
         }
     }
 }
 
-fn worker_row(worker: &WorkerInfo) -> Markup {
+fn worker_row(worker: &WorkerInfo, now: Now) -> Markup {
     let platform = worker.platform.clone().unwrap_or_default();
     let state = match (worker.connected, worker.running_job) {
         (false, _) => "away".to_owned(),
+        (true, 0) if worker.drained.is_some() => "drained".to_owned(),
         (true, 0) if !worker.set_aside.is_empty() => "set aside".to_owned(),
         (true, 0) if worker.draining => "draining".to_owned(),
         (true, 0) => "idle".to_owned(),
         (true, job) => format!("runs job {job}"),
     };
+    let drained = worker.drained.as_ref().map(|drain| {
+        let since = drain.words(now.wall.0 as i64);
+        match state.as_str() {
+            "drained" => since,
+            _ => format!("drained {since}"),
+        }
+    });
     html! {
         tr {
             td { (worker.name) }
             td { (platform.device_class().word()) " · " (platform.device_name) }
             td .num { (gib(platform.device_memory)) }
-            td title=(worker.set_aside) { (state) }
+            td title=(worker.set_aside) { (state) @if let Some(why) = drained { span .dim title=(why) { " " (shorten(&why)) } } }
             td { (platform.version) }
         }
     }
@@ -120,7 +129,7 @@ mod tests {
             set_aside: "3 jobs failed on a".into(),
             ..worker.clone()
         };
-        let shown = |worker: WorkerInfo| worker_table(&[worker]).into_string();
+        let shown = |worker: WorkerInfo| worker_table(&[worker], Now::both(0)).into_string();
         assert!(
             shown(worker.clone()).contains(">idle<"),
             "{}",
@@ -144,6 +153,32 @@ mod tests {
                 ..worker
             })
             .contains(">away<")
+        );
+    }
+
+    #[test]
+    fn a_drained_worker_says_so_since_when_and_why_whatever_it_does() {
+        let drained = qlora_proto::Drain {
+            since_unix_ms: 1_000,
+            reason: "new disk".into(),
+        };
+        let worker = WorkerInfo {
+            connected: true,
+            drained: Some(drained),
+            ..WorkerInfo::default()
+        };
+        let busy = WorkerInfo {
+            running_job: 4,
+            ..worker.clone()
+        };
+        let shown = |worker| worker_table(&[worker], Now::both(61_000)).into_string();
+        let (idle, busy) = (shown(worker), shown(busy));
+        assert!(idle.contains(">drained<"), "{idle}");
+        assert!(idle.contains("> for 1 min 00 s: new disk<"), "{idle}");
+        assert!(busy.contains(">runs job 4<"), "{busy}");
+        assert!(
+            busy.contains("> drained for 1 min 00 s: new disk<"),
+            "{busy}"
         );
     }
 }

@@ -69,14 +69,10 @@ async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
             row
         };
         let jobs: Vec<_> = engine.jobs().rev().take(200).map(row).collect();
-        let workers: Vec<_> = engine
-            .workers()
-            .map(|w| convert::worker(engine, w))
-            .collect();
-        (jobs, workers)
+        (jobs, convert::workers(engine))
     });
     match read.await {
-        Ok((jobs, workers)) => jobs::page(&jobs, &workers).into_response(),
+        Ok((jobs, workers)) => jobs::page(&jobs, &workers, now()).into_response(),
         Err(e) => failed(&e),
     }
 }

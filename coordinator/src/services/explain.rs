@@ -1,8 +1,9 @@
 //! Explains in words why a job is in its state, and how it fits each worker.
 
 use qlora_engine::{
-    DeviceClass, Engine, Job, JobState, Now, Outcome, Reservation, Worker, verdict,
+    DeviceClass, Drain, Engine, Job, JobState, Now, Outcome, Reservation, Worker, suitable, verdict,
 };
+use qlora_proto::words::duration;
 use qlora_proto::{ExplainResponse, WorkerVerdict};
 
 pub fn explain(engine: &Engine, job: &Job, now: Now) -> ExplainResponse {
@@ -24,8 +25,8 @@ fn judge(engine: &Engine, job: &Job, now: Now, worker: &Worker) -> WorkerVerdict
     let queued = matches!(job.state, JobState::Queued { .. });
     if verdict.fits && engine.goes_elsewhere(now, job, worker) {
         verdict.reason = format!(
-            "{} is suitable, but the job failed on it and waits for another one",
-            worker.name
+            "{}, but the job failed on it and waits for another one",
+            suitable(&job.spec.needs, worker)
         );
     } else if verdict.fits
         && queued
@@ -33,20 +34,33 @@ fn judge(engine: &Engine, job: &Job, now: Now, worker: &Worker) -> WorkerVerdict
             .kept_for(now, worker)
             .filter(|kept| kept.job != job.id)
     {
-        verdict.reason = format!("{} is suitable, but {}", worker.name, kept_free(kept, now));
+        let suitable = suitable(&job.spec.needs, worker);
+        verdict.reason = format!("{suitable}, but {}", kept_free(kept, now));
     }
     let busy_with = worker
         .assigned
         .and_then(|token| engine.job_of(token))
         .filter(|_| verdict.fits && worker.connected);
     if let Some(other) = busy_with.filter(|other| *other != job.id) {
-        verdict.reason = format!("{} is suitable, and busy with job {other}", worker.name);
+        let suitable = suitable(&job.spec.needs, worker);
+        verdict.reason = format!("{suitable}, and busy with job {other}");
+    }
+    let takes_part = verdict.fits && worker.connected;
+    if let Some(drain) = worker.drained.as_ref().filter(|_| takes_part) {
+        let suitable = suitable(&job.spec.needs, worker);
+        verdict.reason = format!("{suitable}, but {}", drained(drain, now));
     }
     WorkerVerdict {
         worker: worker.name.clone(),
         fits: verdict.fits,
         reason: verdict.reason,
     }
+}
+
+/// That an operator has drained a worker, why and since when.
+fn drained(drain: &Drain, now: Now) -> String {
+    let seconds = now.wall.0.saturating_sub(drain.since.0) as f64 / 1000.0;
+    format!("was drained {} ago: {}", duration(seconds), drain.reason)
 }
 
 /// What a worker waits for, and which jobs may use it meanwhile.
@@ -176,7 +190,7 @@ fn verb(n: usize, one: &str, many: &str) -> String {
 
 /// How many connected workers of one device class fit, of the class that has most.
 fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
-    let fits = |w: &&Worker| w.connected && !w.draining && verdict(&job.spec.needs, w).fits;
+    let fits = |w: &&Worker| w.connected && w.takes_work() && verdict(&job.spec.needs, w).fits;
     let of = |class: DeviceClass| {
         engine
             .workers()

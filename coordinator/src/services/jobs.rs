@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use super::explain;
 use super::prune::asked;
-use super::{Services, Streaming, streaming};
+use super::{Services, Streaming, or_by_user, streaming};
 use crate::clock::now;
 use crate::error::CallError;
 use crate::needs::needs;
@@ -275,15 +275,6 @@ impl<S: JobStore> JobService for Services<S> {
             }
         });
         Ok(streaming(receiver))
-    }
-}
-
-/// A reason that was given, or that of a person who gave none.
-fn or_by_user(reason: String) -> String {
-    if reason.is_empty() {
-        "by user".to_owned()
-    } else {
-        reason
     }
 }
 

@@ -43,6 +43,15 @@ impl<S> Clone for Services<S> {
     }
 }
 
+/// A reason that was given, or that of a person who gave none.
+fn or_by_user(reason: String) -> String {
+    if reason.is_empty() {
+        "by user".to_owned()
+    } else {
+        reason
+    }
+}
+
 /// A stream of answers.
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 

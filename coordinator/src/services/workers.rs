@@ -13,7 +13,7 @@ use qlora_store::{JobStore, Write};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::Services;
+use super::{Services, or_by_user};
 use crate::clock::now;
 use crate::driver::{Handle, Waiter};
 use crate::error::CallError;
@@ -254,16 +254,30 @@ impl<S: JobStore> WorkerService for Services<S> {
         &self,
         _: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = self
-            .driver
-            .read(|engine| {
-                engine
-                    .workers()
-                    .map(|w| convert::worker(engine, w))
-                    .collect()
-            })
-            .await?;
+        let workers = self.driver.read(convert::workers).await?;
         Ok(Response::new(ListWorkersResponse { workers }))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<DrainWorkerRequest>,
+    ) -> Result<Response<WorkerInfo>, Status> {
+        let DrainWorkerRequest { name, reason, now } = request.into_inner();
+        let event = Event::Drain {
+            worker: name.clone(),
+            reason: or_by_user(reason),
+            at_once: now,
+        };
+        Ok(self.change_worker(name, event).await?)
+    }
+
+    async fn undrain_worker(
+        &self,
+        request: Request<UndrainWorkerRequest>,
+    ) -> Result<Response<WorkerInfo>, Status> {
+        let name = request.into_inner().name;
+        let worker = name.clone();
+        Ok(self.change_worker(name, Event::Undrain { worker }).await?)
     }
 }
 
@@ -307,6 +321,22 @@ impl<S: JobStore> Services<S> {
             .await
     }
 
+    /// The worker `name` after `event`, which changes it.
+    async fn change_worker(
+        &self,
+        name: String,
+        event: Event,
+    ) -> Result<Response<WorkerInfo>, CallError> {
+        self.driver.event(event).await?;
+        let workers = self.driver.read(convert::workers).await?;
+        // One that was known by its drain alone is not listed once it is undrained.
+        let found = workers.into_iter().find(|worker| worker.name == name);
+        Ok(Response::new(found.unwrap_or_else(|| WorkerInfo {
+            name,
+            ..WorkerInfo::default()
+        })))
+    }
+
     /// The job of the attempt `token`, in which the worker of `session` takes part.
     pub(super) async fn job_of(
         &self,
@@ -341,11 +371,13 @@ impl<S: JobStore> Services<S> {
         session: SessionId,
         request: &SynchronizeRequest,
     ) -> Result<Wanted, CallError> {
+        let models = request.models.clone();
         let event = Event::Synchronize {
             session,
             running: convert::token_in(request.running_token),
             memory_free: request.device_memory_free,
             disk_free: request.disk_free,
+            models: models.map(|models| convert::models_in(models.names)),
             draining: request.draining,
         };
         match self.driver.event(event).await? {
@@ -363,7 +395,15 @@ impl<S: JobStore> Services<S> {
         let wanted = match wanted {
             Wanted::Nothing => WireWanted::Nothing(Nothing {}),
             Wanted::GoOn => WireWanted::GoOn(Nothing {}),
-            Wanted::Stop { reason, at_once } => WireWanted::Stop(Stop { reason, at_once }),
+            Wanted::Stop {
+                reason,
+                at_once,
+                resumes,
+            } => WireWanted::Stop(Stop {
+                reason,
+                at_once,
+                resumes,
+            }),
             Wanted::Run { job, token } => {
                 WireWanted::Run(self.assignment(session, job, token).await?)
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use qlora_engine::{Job, JobId, Reserved};
+use qlora_engine::{Drain, Job, JobId, Reserved};
 
 use crate::bounds::{Bounds, Thinning, superfluous};
 use crate::error::StoreError;
@@ -42,6 +42,7 @@ impl MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     jobs: BTreeMap<JobId, Job>,
+    drains: BTreeMap<String, Drain>,
     metrics: BTreeMap<JobId, Vec<MetricRecord>>,
     logs: BTreeMap<JobId, Vec<LogRecord>>,
     journal: Vec<JournalEntry>,
@@ -149,6 +150,14 @@ impl JobStore for MemoryStore {
                 Write::Metrics { job, points } => state.add_metrics(job, points, self.bounds),
                 Write::Logs { job, lines } => state.add_logs(job, lines, self.bounds),
                 Write::Journal(entry) => entries.push(state.add_entry(entry, self.bounds)),
+                Write::SaveDrain {
+                    worker,
+                    drain: Some(drain),
+                } => drop(state.drains.insert(worker, drain)),
+                Write::SaveDrain {
+                    worker,
+                    drain: None,
+                } => drop(state.drains.remove(&worker)),
             }
         }
         Ok(entries)
@@ -161,6 +170,7 @@ impl JobStore for MemoryStore {
         Ok(Stored {
             jobs,
             unreadable: Vec::new(),
+            drains: state.drains.clone(),
             reserved,
             coordinator_id,
         })

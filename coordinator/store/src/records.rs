@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use qlora_engine::{Job, JobId, JournalKind, Reserved};
+use qlora_engine::{Drain, Job, JobId, JournalKind, Reserved};
 
 use crate::StoreError;
 
@@ -68,6 +68,11 @@ pub enum Write {
         lines: Vec<LogRecord>,
     },
     Journal(JournalEntry),
+    /// An operator has drained the worker, or has undrained it where there is no `drain`.
+    SaveDrain {
+        worker: String,
+        drain: Option<Drain>,
+    },
 }
 
 /// A job's record that cannot be read. It is left as it is, and passed over.
@@ -90,13 +95,15 @@ pub struct Stored {
     /// Every job, oldest first.
     pub jobs: Vec<Job>,
     pub unreadable: Vec<Unreadable>,
+    /// Workers that are drained.
+    pub drains: BTreeMap<String, Drain>,
     /// What must not be given out again.
     pub reserved: Reserved,
     /// 128 random bits as hex text: made with the store, and the same for as long as it lasts.
     pub coordinator_id: String,
 }
 
-/// Jobs, their metrics and logs, the journal, and named configurations.
+/// Jobs, their metrics and logs, drained workers, the journal, and named configurations.
 pub trait JobStore: Send + Sync + 'static {
     /// Makes all of `writes` durable, or none; returns the journal entries with their numbers.
     ///

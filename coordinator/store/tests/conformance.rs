@@ -7,8 +7,8 @@ use std::task::Poll;
 
 use common::{entry, holder, job, line, point};
 use qlora_engine::{
-    AfterStop, Artifact, ArtifactKind, CallScores, File, FileRole, Job, JobId, JobState, Millis,
-    Needs, Progress, Scores, Stop, Token,
+    AfterStop, Artifact, ArtifactKind, CallScores, Drain, File, FileRole, Job, JobId, JobState,
+    Millis, Needs, Progress, Scores, Stop, Token,
 };
 use qlora_store::*;
 
@@ -475,6 +475,7 @@ async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
         "{}",
         stored.coordinator_id
     );
+    assert!(stored.drains.is_empty());
     // What the row without JSON had is not known, so none of what it may have had is given again.
     assert!(
         stored.reserved.token > Token(41 + 1000),
@@ -534,6 +535,52 @@ fn a_stop_that_was_stored_before_jobs_could_be_paused_is_a_cancel() {
     );
     let text = serde_json::to_string(&stop).expect("text");
     assert_eq!(serde_json::from_str::<Stop>(&text).expect("a stop"), stop);
+}
+
+fn drain(since: u64, reason: &str) -> Drain {
+    Drain {
+        since: Millis(since),
+        reason: reason.into(),
+    }
+}
+
+async fn keeps_drains(store: &impl JobStore) {
+    let save = |worker: &str, drain: Option<Drain>| Write::SaveDrain {
+        worker: worker.into(),
+        drain,
+    };
+    let drained = async || store.load().await.expect("drains").drains;
+    assert_eq!(drained().await, BTreeMap::new());
+    let writes = vec![
+        save("a", Some(drain(1, "new disk"))),
+        save("größer", Some(drain(2, ""))),
+        save("gone", Some(drain(3, "x"))),
+        save("gone", None),
+        save("never", None),
+        Write::SaveJob(Box::new(job(1))),
+    ];
+    store.apply(writes).await.expect("writes");
+    let kept = [
+        ("a".to_owned(), drain(1, "new disk")),
+        ("größer".to_owned(), drain(2, "")),
+    ];
+    assert_eq!(drained().await, BTreeMap::from(kept));
+    let writes = vec![save("a", Some(drain(1, "line\none"))), save("größer", None)];
+    store.apply(writes).await.expect("writes");
+    let kept = BTreeMap::from([("a".to_owned(), drain(1, "line\none"))]);
+    assert_eq!(drained().await, kept);
+}
+
+#[tokio::test]
+async fn drained_workers_are_kept_by_name_until_they_are_undrained() {
+    keeps_drains(&MemoryStore::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open(folder.path()).await.expect("a store");
+    keeps_drains(&store).await;
+    drop(store);
+    let again = SqliteStore::open(folder.path()).await.expect("a store");
+    let drains = again.load().await.expect("drains").drains;
+    assert_eq!(drains.into_keys().collect::<Vec<_>>(), ["a"]);
 }
 
 async fn removes(store: impl JobStore) {

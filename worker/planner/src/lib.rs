@@ -20,7 +20,7 @@ mod shape;
 mod units;
 pub mod uploads;
 
-pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held};
+pub use catalogue::{CatalogueEntry, ModelFormat, catalogue, find, held, name_everywhere};
 pub use dense::{DenseAttention, dense_attention};
 pub use device::{FlashHeads, flash_heads};
 pub use estimate::{MemoryPlan, estimate};

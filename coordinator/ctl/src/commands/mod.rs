@@ -9,6 +9,7 @@ mod cancel;
 mod completions;
 mod config;
 mod data;
+mod drain;
 mod eval;
 mod explain;
 mod jobs;
@@ -24,6 +25,7 @@ mod retry;
 mod rm;
 mod show;
 mod submit;
+mod undrain;
 mod watch;
 mod workers;
 
@@ -53,6 +55,8 @@ pub enum Command {
     Rm(rm::Rm),
     Prune(prune::Prune),
     Workers(workers::Workers),
+    Drain(drain::Drain),
+    Undrain(undrain::Undrain),
     #[command(subcommand)]
     Artifacts(artifacts::Artifacts),
     Page(page::Page),
@@ -85,6 +89,8 @@ impl Command {
             Self::Rm(command) => command.run(context).await,
             Self::Prune(command) => command.run(context).await,
             Self::Workers(command) => command.run(context).await,
+            Self::Drain(command) => command.run(context).await,
+            Self::Undrain(command) => command.run(context).await,
             Self::Artifacts(command) => command.run(context).await,
             Self::Plan(command) => command.run(context).await,
             Self::Page(command) => command.run(context).await,

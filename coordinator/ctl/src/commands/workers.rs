@@ -5,7 +5,7 @@ use qlora_proto::{ListWorkersRequest, RemoveWorkerRequest};
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
-use crate::output::{human, json, print, print_json};
+use crate::output::{json, print, print_json, workers};
 
 /// List workers.
 #[derive(Debug, Args)]
@@ -62,7 +62,8 @@ impl Workers {
                 context.global.coordinator
             ));
         } else {
-            print(human::workers(&answer.workers))?;
+            let now = jiff::Timestamp::now().as_millisecond();
+            print(workers::workers(&answer.workers, now))?;
         }
         Ok(Exit::Done.into())
     }

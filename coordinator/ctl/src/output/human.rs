@@ -4,7 +4,7 @@ use qlora_client::console::line;
 pub use qlora_proto::words::{bytes, gib};
 use qlora_proto::words::{count, duration};
 use qlora_proto::{
-    Attempt, CallScores, ExplainResponse, Job, Progress, PrunedJob, Scores, StoreUsage, WorkerInfo,
+    Attempt, CallScores, ExplainResponse, Job, Progress, PrunedJob, Scores, StoreUsage,
 };
 
 pub use super::table::{Column, number, short, table, text, word};
@@ -92,38 +92,6 @@ pub fn usage(usage: &StoreUsage) -> String {
         bytes(usage.database_bytes),
         bytes(usage.artifact_bytes)
     )
-}
-
-pub fn workers(workers: &[WorkerInfo]) -> String {
-    let rows: Vec<Vec<String>> = workers.iter().map(worker_row).collect();
-    let columns = [
-        text("WORKER", 0),
-        word("DEVICE", 1),
-        number("MEMORY", 2),
-        word("STATE", 0),
-        text("NAME", 3),
-        text("VERSION", 4),
-    ];
-    table(&columns, &rows)
-}
-
-fn worker_row(worker: &WorkerInfo) -> Vec<String> {
-    let p = worker.platform.clone().unwrap_or_default();
-    let state = match (worker.connected, worker.running_job) {
-        (false, _) => "away".to_owned(),
-        (true, 0) if !worker.set_aside.is_empty() => "set aside".to_owned(),
-        (true, 0) if worker.draining => "draining".to_owned(),
-        (true, 0) => "idle".to_owned(),
-        (true, job) => format!("job {job}"),
-    };
-    vec![
-        worker.name.clone(),
-        p.device_class().word().into(),
-        gib(p.device_memory),
-        state,
-        p.device_name,
-        p.version,
-    ]
 }
 
 /// One job with everything that a person asks first.

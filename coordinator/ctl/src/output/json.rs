@@ -117,6 +117,7 @@ pub fn worker(w: &WorkerInfo) -> Value {
         "worker": w.name,
         "connected": w.connected,
         "draining": w.draining,
+        "drained": w.drained.as_ref().map(|d| json!({"since_unix_ms": d.since_unix_ms, "reason": d.reason})),
         "set_aside": if w.set_aside.is_empty() { None } else { Some(&w.set_aside) },
         "job": if w.running_job == 0 { None } else { Some(w.running_job) },
         "last_seen_unix_ms": w.last_seen_unix_ms,
@@ -134,6 +135,7 @@ pub fn worker(w: &WorkerInfo) -> Value {
         "flash_attention": p.flash_attention,
         "os": p.os,
         "labels": p.labels,
+        "models": p.models,
         "version": p.version,
     })
 }

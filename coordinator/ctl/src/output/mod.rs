@@ -3,6 +3,7 @@
 pub mod human;
 pub mod json;
 mod table;
+pub mod workers;
 
 use std::fmt::Display;
 

@@ -239,6 +239,10 @@ impl Engine {
         ending: Ending,
         effects: &mut Effects,
     ) {
+        let ending = match self.jobs.get(&id) {
+            Some(job) => ending.of(&job.state),
+            None => ending,
+        };
         let outcome = ending.outcome;
         self.running.remove(&token);
         self.time_limits.remove(&token);

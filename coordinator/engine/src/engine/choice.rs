@@ -25,16 +25,10 @@ impl Engine {
     /// A job that wants several comes before those behind it too: where enough fit and some are
     /// busy, `worker` stays free for it. Meanwhile it takes jobs that end in time by their own limit.
     pub(super) fn choice_for(&self, now: Now, worker: &Worker) -> Choice {
-        let ready = |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
-        let queued = self
-            .queue
-            .iter()
-            .filter_map(|id| self.jobs.get(id))
-            .filter(ready);
         let mut kept: Option<Reservation> = None;
-        for job in queued.filter(|job| verdict(&job.spec.needs, worker).fits) {
-            if self.goes_elsewhere(now, job, worker)
-                || kept.is_some_and(|kept| !kept.leaves_time_for(now, job))
+        for job in self.offered(now, worker) {
+            if kept.is_some_and(|kept| !kept.leaves_time_for(now, job))
+                || self.is_left_for_another(now, job, worker)
             {
                 continue;
             }
@@ -47,6 +41,37 @@ impl Engine {
             }
         }
         kept.map_or(Choice::Nothing, Choice::KeptFor)
+    }
+
+    /// Jobs that may start now and fit `worker`, but for those that wait for another one, in their
+    /// order.
+    fn offered<'a>(&'a self, now: Now, worker: &'a Worker) -> impl Iterator<Item = &'a Job> {
+        let ready = move |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
+        self.queue
+            .iter()
+            .filter_map(|id| self.jobs.get(id))
+            .filter(ready)
+            .filter(move |job| verdict(&job.spec.needs, worker).fits)
+            .filter(move |job| !self.goes_elsewhere(now, job, worker))
+    }
+
+    /// Whether `worker`, which lacks the model of `job`, leaves it for another one that has it: one
+    /// that is about to ask for work and is offered this job first. So no job waits for a model.
+    ///
+    /// What another one is offered does not depend on who else is free. Otherwise a worker could be
+    /// woken for a job that it then leaves, over and over.
+    fn is_left_for_another(&self, now: Now, job: &Job, worker: &Worker) -> bool {
+        let needs = &job.spec.needs;
+        if needs.model.is_none() || needs.workers > 1 || worker.has_model_for(needs) {
+            return false;
+        }
+        let head_start = self.limits.head_start;
+        let first = |other: &Worker| self.offered(now, other).next().map(|job| job.id);
+        self.workers
+            .values()
+            .filter(|other| other.has_model_for(needs))
+            .filter(|other| other.is_about_to_ask(now.steady, head_start))
+            .any(|other| first(other) == Some(job.id))
     }
 
     /// The job of several workers for which `worker` is kept free, if it is.
@@ -76,7 +101,7 @@ impl Engine {
         };
         let is_other = |other: &&Worker| {
             other.connected
-                && !other.draining
+                && other.takes_work()
                 && !failed_on(other)
                 && verdict(&job.spec.needs, other).fits
         };

@@ -34,8 +34,16 @@ impl Engine {
             });
         // Jobs that may start already wait for a worker and not for time.
         let waits = waits.flatten().filter(|&t| t > now);
+        // What was left for a worker that was woken may be given to others.
+        let head_starts = self
+            .workers
+            .values()
+            .filter(|w| !w.platform.models.is_empty())
+            .filter_map(|w| Some(w.woken_at?.plus(self.limits.head_start)))
+            .filter(|&t| t > now);
         leases
             .chain(waits)
+            .chain(head_starts)
             .chain(self.time_limits.values().copied())
             .min()
     }
@@ -61,7 +69,7 @@ impl Engine {
         for name in lost {
             if let Some(worker) = self.workers.get_mut(&name) {
                 worker.connected = false;
-                worker.waiting = false;
+                (worker.waiting, worker.woken_at) = (false, None);
                 self.sessions.remove(&worker.session);
             }
             effects.push(Effect::record(
@@ -79,7 +87,7 @@ impl Engine {
         }
         if anyone {
             // A job that several were kept free for may now be one for which there are too few.
-            self.wake_all(effects);
+            self.wake_all(now, effects);
         }
     }
 

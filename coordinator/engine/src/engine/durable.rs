@@ -43,6 +43,7 @@ impl Engine {
             time_limits: Default::default(),
             workers: Default::default(),
             sessions: Default::default(),
+            drains: Default::default(),
             woken: Default::default(),
             replaced: Default::default(),
             inherited: Default::default(),
@@ -67,12 +68,13 @@ impl Engine {
     /// Everything that was handled so far is durable.
     pub fn settled(&mut self) {
         self.jobs.settled();
+        self.drains.settled();
         self.woken.clear();
         self.replaced.clear();
     }
 
-    /// What was handled since [`Self::settled`] could not be stored: jobs are again what they were
-    /// then.
+    /// What was handled since [`Self::settled`] could not be stored: jobs and drains are again what
+    /// they were then.
     ///
     /// Sessions, leases and what workers said of themselves stay; who was to be woken waits again.
     /// Tokens that nobody got are not given again. A worker that came back without its attempt has
@@ -87,8 +89,11 @@ impl Engine {
         }
         self.undo_replacements();
         self.reassign();
+        self.drains.take_back();
+        self.mark_drained();
         for name in std::mem::take(&mut self.woken) {
             if let Some(worker) = self.workers.get_mut(&name) {
+                worker.woken_at = None;
                 worker.waiting = worker.connected && worker.assigned.is_none();
             }
         }
@@ -107,6 +112,7 @@ impl Engine {
         }
         self.undo_replacements();
         self.reassign();
+        self.mark_drained();
     }
 
     /// Workers whose loss of an attempt is not known to be durable are who they were.

@@ -10,6 +10,9 @@ pub struct Limits {
     pub max_backoff: u64,
     /// How long a job that failed on a worker waits for another one that fits.
     pub elsewhere: u64,
+    /// How long a job is left for a worker that has its model and was woken, before another one is
+    /// given it.
+    pub head_start: u64,
     /// Workers that may be lost one after another with a job that saves nothing; then it fails.
     pub max_lost: u32,
 }
@@ -21,6 +24,7 @@ impl Default for Limits {
             backoff: 2_000,
             max_backoff: 300_000,
             elsewhere: 600_000,
+            head_start: 1_000,
             max_lost: 6,
         }
     }

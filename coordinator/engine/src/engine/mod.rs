@@ -3,6 +3,8 @@
 mod attempts;
 mod choice;
 mod deadlines;
+mod draining;
+mod drains;
 mod durable;
 mod jobs;
 mod limits;
@@ -65,12 +67,14 @@ impl Engine {
                 running,
                 memory_free,
                 disk_free,
+                models,
                 draining,
             } => {
                 let seen = Seen {
                     running,
                     memory_free,
                     disk_free,
+                    models,
                     draining,
                 };
                 self.synchronize(now, session, seen, &mut effects)
@@ -80,6 +84,12 @@ impl Engine {
                 Ok(Response::Done)
             }
             Event::RemoveWorker { name } => self.remove_worker(name, &mut effects),
+            Event::Drain {
+                worker,
+                reason,
+                at_once,
+            } => self.drain(now, &worker, reason, at_once, &mut effects),
+            Event::Undrain { worker } => self.undrain(now, &worker, &mut effects),
             Event::Report {
                 session,
                 token,

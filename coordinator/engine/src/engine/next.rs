@@ -37,6 +37,30 @@ impl Ending {
         JobState::Failed { at, reason, code }
     }
 
+    /// The same of a job in `state`: what ends while a drain stops it has stopped, and has neither
+    /// failed nor been lost. What would fail anywhere has failed all the same.
+    pub fn of(self, state: &JobState) -> Self {
+        let is_drained = matches!(
+            state,
+            JobState::Running {
+                stopping: Some(Stop {
+                    then: AfterStop::Queued,
+                    ..
+                }),
+                ..
+            }
+        );
+        match self.outcome {
+            Outcome::Failed | Outcome::NoRoom | Outcome::Lost | Outcome::PeerLost if is_drained => {
+                Self {
+                    outcome: Outcome::Stopped,
+                    ..self
+                }
+            }
+            _ => self,
+        }
+    }
+
     /// Says of a loss that does not count why it does not.
     pub fn explained(mut self) -> Self {
         if self.outcome == Outcome::Lost && !self.counts {
@@ -68,7 +92,7 @@ pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -
     };
     match (*outcome, stopping) {
         (Outcome::Succeeded, _) => JobState::Succeeded { at },
-        (_, Some(stop)) => stopped(stop, ending, at),
+        (_, Some(stop)) => stopped(stop, ending, now),
         (Outcome::BadInput | Outcome::OutOfMemory, None) => ending.failed(at, message.clone()),
         (Outcome::Failed | Outcome::PeerLost, None) if job.failures > job.spec.max_retries => {
             ending.failed(
@@ -96,15 +120,21 @@ pub(super) fn next_state(job: &Job, now: Now, ending: &Ending, limits: Limits) -
     }
 }
 
-/// Where a job goes that was asked to stop. One that would fail again is not paused: to resume it
-/// would be in vain.
-fn stopped(stop: Stop, ending: &Ending, at: Millis) -> JobState {
+/// Where a job goes that was asked to stop. One that would fail again is neither paused nor queued:
+/// to go on would be in vain.
+fn stopped(stop: Stop, ending: &Ending, now: Now) -> JobState {
     let Stop { reason, then } = stop;
+    let at = now.wall;
     let is_in_vain = matches!(ending.outcome, Outcome::BadInput | Outcome::OutOfMemory);
     match then {
         AfterStop::Cancelled => JobState::Cancelled { at, reason },
-        AfterStop::Paused if is_in_vain => ending.failed(at, ending.message.clone()),
+        AfterStop::Paused | AfterStop::Queued if is_in_vain => {
+            ending.failed(at, ending.message.clone())
+        }
         AfterStop::Paused => JobState::Paused { at, reason },
+        AfterStop::Queued => JobState::Queued {
+            not_before: now.steady,
+        },
     }
 }
 

@@ -16,10 +16,18 @@ impl Engine {
         let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
         match &job.state {
             JobState::Queued { .. } => {
-                self.withdraw(id, effects);
+                self.withdraw(now, id, effects);
                 self.set_paused(now, id, reason, effects);
             }
-            JobState::Running { stopping: None, .. } => {
+            JobState::Running {
+                stopping:
+                    None
+                    | Some(Stop {
+                        then: AfterStop::Queued,
+                        ..
+                    }),
+                ..
+            } => {
                 let then = AfterStop::Paused;
                 self.ask_to_stop(id, Stop { reason, then }, effects);
             }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::drains::Drains;
 use super::jobs::Jobs;
 use super::limits::Limits;
 use super::queue::Queue;
@@ -25,6 +26,8 @@ pub struct Engine {
     pub(super) time_limits: HashMap<Token, Millis>,
     pub(super) workers: BTreeMap<String, Worker>,
     pub(super) sessions: HashMap<SessionId, String>,
+    /// What operators have said; [`Worker::drained`] has it too, for who is there.
+    pub(super) drains: Drains,
     /// Who was woken since [`Self::settled`] and has not asked for work since.
     pub(super) woken: BTreeSet<String>,
     /// Workers as they were before they came back without their attempt, since [`Self::settled`].

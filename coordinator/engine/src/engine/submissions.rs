@@ -74,7 +74,7 @@ impl Engine {
                     JournalKind::Cancelled,
                     reason,
                 ));
-                self.withdraw(id, effects);
+                self.withdraw(now, id, effects);
             }
             JobState::Running { .. } => {
                 let then = AfterStop::Cancelled;
@@ -93,11 +93,11 @@ impl Engine {
     }
 
     /// Takes a job out of the queue; workers that were kept free for it have other work.
-    pub(super) fn withdraw(&mut self, id: JobId, effects: &mut Effects) {
+    pub(super) fn withdraw(&mut self, now: Now, id: JobId, effects: &mut Effects) {
         self.queue.remove(id);
         let workers = self.jobs.get(&id).map_or(0, |job| job.spec.needs.workers);
         if workers > 1 {
-            self.wake_all(effects);
+            self.wake_all(now, effects);
         }
     }
 

@@ -32,7 +32,18 @@ impl Engine {
             let Some(job) = self.running.get(&token).and_then(|id| self.jobs.get(id)) else {
                 continue;
             };
-            if matches!(job.state, JobState::Running { stopping: None, .. }) {
+            let goes_on = matches!(
+                job.state,
+                JobState::Running {
+                    stopping: None
+                        | Some(Stop {
+                            then: AfterStop::Queued,
+                            ..
+                        }),
+                    ..
+                }
+            );
+            if goes_on {
                 let minutes = job.spec.time_limit.unwrap_or_default() as f64 / 60_000.0;
                 let reason = format!("its time limit is over: resources.max_minutes is {minutes}");
                 let then = AfterStop::Cancelled;

@@ -7,7 +7,7 @@ use super::state::Engine;
 use crate::event::{Effect, Effects};
 use crate::ids::{JobId, Now, SessionId};
 use crate::job::JobState;
-use crate::placement::verdict;
+use crate::placement::{by_preference, verdict};
 use crate::worker::{Needs, Worker};
 
 /// Different needs that are remembered to have found nobody: to compare with ever more of them
@@ -17,31 +17,30 @@ const ALIKE: usize = 64;
 impl Engine {
     /// Wakes the worker `name`, which waits. It no longer does, so that the next job wakes another
     /// one.
-    pub(super) fn wake(&mut self, name: &str, effects: &mut Effects) {
+    pub(super) fn wake(&mut self, now: Now, name: &str, effects: &mut Effects) {
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
         if std::mem::take(&mut worker.waiting) {
+            worker.woken_at = Some(now.steady);
             self.woken.insert(name.to_owned());
         }
         effects.push(Effect::Wake(worker.session));
     }
 
-    /// Wakes a worker that waits, fits the job and would be given work now; it takes the first job of
-    /// the queue that it can.
+    /// Wakes a worker that waits, fits the job and would be given work now, one that has the job's
+    /// model before others; it takes the first job of the queue that it can.
     pub(super) fn wake_one_for(&mut self, now: Now, id: JobId, effects: &mut Effects) {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
         let would_start =
             |w: &&Worker| verdict(&job.spec.needs, w).fits && self.would_start(now, w);
-        if let Some(name) = self
-            .workers
-            .values()
+        let found = by_preference(&job.spec.needs, self.workers.values())
             .find(would_start)
-            .map(|w| w.name.clone())
-        {
-            self.wake(&name, effects);
+            .map(|w| w.name.clone());
+        if let Some(name) = found {
+            self.wake(now, &name, effects);
         }
     }
 
@@ -55,14 +54,14 @@ impl Engine {
         if let Some(name) = self.sessions.get(&session) {
             self.woken.remove(name);
             if let Some(worker) = self.workers.get_mut(name) {
-                worker.waiting = false;
+                (worker.waiting, worker.woken_at) = (false, None);
             }
         }
         self.wake_for_first(now, effects);
     }
 
     /// Wakes everyone who waits: what some were kept free for is not to be started any more.
-    pub(super) fn wake_all(&mut self, effects: &mut Effects) {
+    pub(super) fn wake_all(&mut self, now: Now, effects: &mut Effects) {
         if self.queue.is_empty() {
             return;
         }
@@ -73,7 +72,7 @@ impl Engine {
             .map(|w| w.name.clone())
             .collect();
         for name in free {
-            self.wake(&name, effects);
+            self.wake(now, &name, effects);
         }
     }
 
@@ -97,9 +96,7 @@ impl Engine {
             if in_vain.contains(&needs) {
                 continue;
             }
-            let fitting = self
-                .workers
-                .values()
+            let fitting = by_preference(needs, self.workers.values())
                 .filter(|w| w.is_free() && verdict(needs, w).fits);
             let mut would_start = fitting.filter(|w| {
                 *starts
@@ -115,7 +112,7 @@ impl Engine {
             }
         }
         if let Some(name) = found {
-            self.wake(&name, effects);
+            self.wake(now, &name, effects);
         }
     }
 }

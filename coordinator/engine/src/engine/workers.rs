@@ -1,11 +1,13 @@
 //! Workers come, renew their leases, and are given work.
 
+use std::collections::BTreeSet;
+
 use super::choice::Choice;
 use super::state::Engine;
 use crate::attempt::{Attempt, Holder};
 use crate::event::{Effect, Effects, JournalKind, Refusal, Response, Wanted};
 use crate::ids::{JobId, Now, SessionId, Token};
-use crate::job::JobState;
+use crate::job::{AfterStop, JobState};
 use crate::worker::{Platform, Worker};
 
 /// What a worker says of itself when it renews its lease.
@@ -13,6 +15,7 @@ pub(super) struct Seen {
     pub running: Option<Token>,
     pub memory_free: Option<u64>,
     pub disk_free: Option<u64>,
+    pub models: Option<BTreeSet<String>>,
     pub draining: bool,
 }
 
@@ -59,6 +62,7 @@ impl Engine {
             JournalKind::Registered,
             platform.device_name.clone(),
         ));
+        let drained = self.drains.get(&name).cloned();
         let worker = Worker {
             name: name.clone(),
             instance,
@@ -70,7 +74,9 @@ impl Engine {
             last_seen: now.wall,
             assigned,
             waiting: false,
+            woken_at: None,
             draining: false,
+            drained,
             connected: true,
             attributed: Default::default(),
         };
@@ -129,20 +135,24 @@ impl Engine {
         worker.heard = true;
         worker.platform.device_memory_free = seen.memory_free;
         worker.platform.disk_free = seen.disk_free;
+        if let Some(models) = seen.models {
+            worker.platform.models = models;
+        }
         let leaves = seen.draining && !worker.draining;
         worker.draining = seen.draining;
-        worker.waiting = false;
+        (worker.waiting, worker.woken_at) = (false, None);
         self.woken.remove(&name);
         let assigned = worker.assigned;
         if leaves {
             // A job that several were kept free for may now be one for which there are too few.
-            self.wake_all(effects);
+            self.wake_all(now, effects);
         }
         let wanted = match (seen.running, assigned) {
             // An attempt that the engine no longer counts as this worker's must end.
             (Some(running), assigned) if assigned != Some(running) => Wanted::Stop {
                 reason: "the attempt is not current any more".into(),
                 at_once: true,
+                resumes: false,
             },
             (Some(running), _) => self.stop_or_go_on(running),
             // The assignment did not arrive, or the worker has not started on it: say it again.
@@ -164,6 +174,7 @@ impl Engine {
             }) => Wanted::Stop {
                 reason: stop.reason.clone(),
                 at_once: false,
+                resumes: stop.then == AfterStop::Queued,
             },
             _ => Wanted::GoOn,
         }
@@ -175,20 +186,25 @@ impl Engine {
             .map_or(Wanted::Nothing, |&job| Wanted::Run { job, token })
     }
 
-    /// A worker that is away leaves the list; one that comes back under its name is new.
+    /// A worker that is away leaves the list; one that comes back under its name is new, and not
+    /// drained.
     pub(super) fn remove_worker(
         &mut self,
         name: String,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let worker = self
-            .workers
-            .get(&name)
-            .ok_or_else(|| Refusal::UnknownWorker(name.clone()))?;
-        if worker.connected || worker.assigned.is_some() {
+        let worker = self.workers.get(&name);
+        let is_drained = self.drains.get(&name).is_some();
+        if worker.is_none() && !is_drained {
+            return Err(Refusal::UnknownWorker(name));
+        }
+        if worker.is_some_and(|w| w.connected || w.assigned.is_some()) {
             return Err(Refusal::WorkerPresent(name));
         }
         self.workers.remove(&name);
+        if is_drained {
+            self.set_drain(&name, None, effects);
+        }
         effects.push(Effect::record(
             None,
             Some(name),
@@ -199,7 +215,7 @@ impl Engine {
     }
 
     fn start_next(&mut self, now: Now, name: &str, effects: &mut Effects) -> Wanted {
-        let free = self.workers.get(name).filter(|w| !w.draining);
+        let free = self.workers.get(name).filter(|w| w.takes_work());
         match free.map(|worker| self.choice_for(now, worker)) {
             Some(Choice::Start(id, others)) => self.start(now, id, name, others, effects),
             _ => Wanted::Nothing,
@@ -226,7 +242,7 @@ impl Engine {
             if name == first {
                 worker.waiting = false;
             } else {
-                self.wake(name, effects);
+                self.wake(now, name, effects);
             }
         }
         let with = if others.is_empty() {

@@ -173,7 +173,8 @@ fn canceling_stops_a_running_attempt_and_a_queued_job_at_once() {
         world.sync(a, Some(token)),
         Response::Wanted(Wanted::Stop {
             reason: "enough".into(),
-            at_once: false
+            at_once: false,
+            resumes: false
         })
     );
     world.finish(token, Outcome::Stopped);

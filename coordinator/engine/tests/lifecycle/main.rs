@@ -1,12 +1,14 @@
 //! The life of jobs and workers, event by event: each test takes the expected answers and effects.
 
 mod attribution;
+mod drains;
 mod durable;
 mod groups;
 mod histories;
 mod jobs;
 mod leases;
 mod pauses;
+mod preferences;
 mod priorities;
 mod repeats;
 mod reservations;

@@ -57,7 +57,8 @@ fn a_running_job_saves_pauses_and_frees_its_worker() {
         world.sync(session, Some(token)),
         Response::Wanted(Wanted::Stop {
             reason: "lunch".into(),
-            at_once: false
+            at_once: false,
+            resumes: false
         })
     );
     commit(&mut world, token, 7);

@@ -158,6 +158,7 @@ fn an_attempt_is_asked_to_save_when_its_time_is_over_and_a_restart_does_not_give
     let Response::Wanted(Wanted::Stop {
         reason,
         at_once: false,
+        resumes: false,
     }) = world.sync(a, Some(token))
     else {
         panic!("it goes on")

@@ -1,6 +1,6 @@
 //! An engine over a disk, and short ways to tell it things.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qlora_engine::*;
 
@@ -12,6 +12,7 @@ pub fn limits() -> Limits {
         backoff: 100,
         max_backoff: 1000,
         elsewhere: 5000,
+        head_start: 200,
         max_lost: 4,
     }
 }
@@ -35,6 +36,7 @@ pub fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
         version: "0".into(),
         host: String::new(),
         device_id: String::new(),
+        models: BTreeSet::new(),
     })
 }
 
@@ -108,16 +110,19 @@ pub fn synchronize(session: SessionId, running: Option<Token>) -> Event {
         running,
         memory_free: None,
         disk_free: None,
+        models: None,
         draining: false,
     }
 }
 
 pub const SEED: Seed = [7; 32];
 
-/// What a store would hold: it learns of jobs by [`Effect::Save`] and [`Effect::Remove`] alone.
+/// What a store would hold: it learns of jobs by [`Effect::Save`] and [`Effect::Remove`] alone, and
+/// of drains by [`Effect::SaveDrain`].
 #[derive(Debug, Default)]
 pub struct Disk {
     pub jobs: BTreeMap<JobId, Job>,
+    drains: BTreeMap<String, Drain>,
     reserved: Reserved,
 }
 
@@ -127,6 +132,11 @@ impl Disk {
         for effect in effects {
             if let Effect::Remove(id) = effect {
                 self.jobs.remove(id);
+            }
+            if let Effect::SaveDrain { worker, drain } = effect {
+                self.drains.remove(worker);
+                self.drains
+                    .extend(drain.clone().map(|drain| (worker.clone(), drain)));
             }
             let Effect::Save(id) = effect else { continue };
             let job = engine.job(*id).expect("a job that is saved is there");
@@ -144,12 +154,14 @@ impl Disk {
     pub fn start(&self, now: Now, seed: Seed) -> Engine {
         let mut engine = Engine::new(limits(), self.jobs.values().cloned().collect(), now, seed);
         engine.reserve(self.reserved.clone());
+        engine.adopt_drains(self.drains.clone());
         engine
     }
 
     /// # Panics
-    /// The engine knows something of a job that a restart would not.
+    /// The engine knows something of a job or of a drain that a restart would not.
     pub fn holds_all_of(&self, engine: &Engine) {
+        assert_eq!(*engine.drains(), self.drains, "drains");
         let (known, stored): (Vec<&Job>, Vec<&Job>) =
             (engine.jobs().collect(), self.jobs.values().collect());
         // NaN is not equal to itself.

@@ -1,6 +1,6 @@
 //! What submitters and workers say, with nothing in it that a test does not ask for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qlora_engine::{
     Artifact, ArtifactKind, DeviceClass, Event, JobKind, JobSpec, Needs, Outcome, Platform,
@@ -48,6 +48,7 @@ pub fn register(name: &str) -> Event {
         version: String::new(),
         host: String::new(),
         device_id: String::new(),
+        models: BTreeSet::new(),
     };
     Event::Register {
         name: name.into(),
@@ -64,6 +65,7 @@ pub fn sync(session: SessionId, running: Option<Token>) -> Event {
         running,
         memory_free: None,
         disk_free: None,
+        models: None,
         draining: false,
     }
 }

@@ -175,6 +175,16 @@ impl JobStore for SqliteStore {
                 }
             }
         }
+        let rows = sqlx::query("SELECT worker, unix_ms, reason FROM drains")
+            .fetch_all(&self.readers)
+            .await;
+        for row in rows.map_err(|e| self.unread(e))? {
+            let rows::Read { value, fault } = rows::drain(&row);
+            if let Some(fault) = fault {
+                self.name(&format!("the drain of worker {}", value.0), &fault);
+            }
+            stored.drains.extend([value]);
+        }
         let counters = sqlx::query("SELECT job, token FROM counters")
             .fetch_one(&self.readers)
             .await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qlora_engine::{Job, JobId, JobSpec, JobState, Number, Reserved, Token};
+use qlora_engine::{Drain, Job, JobId, JobSpec, JobState, Millis, Number, Reserved, Token};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -147,6 +147,20 @@ pub(super) fn entry(row: &SqliteRow) -> Read<JournalEntry> {
         text: text(row, "text", &mut fault),
     };
     Read { value, fault }
+}
+
+/// A drained worker; it is drained whatever of the rest cannot be read.
+pub(super) fn drain(row: &SqliteRow) -> Read<(String, Drain)> {
+    let mut fault = None;
+    let worker = text(row, "worker", &mut fault);
+    let drain = Drain {
+        since: Millis(number(row, "unix_ms", &mut fault)),
+        reason: text(row, "reason", &mut fault),
+    };
+    Read {
+        value: (worker, drain),
+        fault,
+    }
 }
 
 pub(super) fn revision(row: &SqliteRow) -> u64 {

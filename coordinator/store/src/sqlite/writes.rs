@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use qlora_engine::{Job, JobId, Number};
+use qlora_engine::{Drain, Job, JobId, Number};
 
 use super::rows;
 use super::writer::Transaction;
@@ -22,6 +22,7 @@ impl Transaction<'_> {
                 Write::Metrics { job, points } => self.add_metrics(job, points).await?,
                 Write::Logs { job, lines } => self.add_logs(job, lines).await?,
                 Write::Journal(entry) => entries.push(self.add_entry(entry).await?),
+                Write::SaveDrain { worker, drain } => self.save_drain(&worker, drain).await?,
             }
         }
         Ok(entries)
@@ -69,6 +70,23 @@ impl Transaction<'_> {
                 .await
                 .map_err(not_written(self.folder))?;
         }
+        Ok(())
+    }
+
+    async fn save_drain(&mut self, worker: &str, drain: Option<Drain>) -> Result<(), StoreError> {
+        let statement = match drain {
+            Some(Drain { since, reason }) => sqlx::query(
+                "INSERT INTO drains (worker, unix_ms, reason) VALUES (?, ?, ?) ON CONFLICT (worker) DO UPDATE SET unix_ms = excluded.unix_ms, reason = excluded.reason",
+            )
+            .bind(worker)
+            .bind(since.0 as i64)
+            .bind(reason),
+            None => sqlx::query("DELETE FROM drains WHERE worker = ?").bind(worker),
+        };
+        statement
+            .execute(&mut self.connection)
+            .await
+            .map_err(not_written(self.folder))?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 mod entry;
 mod models;
 
-use qlora_config::{ModelConfig, Quantization, is_gguf_name};
+use qlora_config::{ModelConfig, Quantization, is_gguf_name, is_hub_name};
 
 pub use self::entry::{CatalogueEntry, ModelFormat};
 
@@ -36,6 +36,15 @@ pub fn find(name: &str) -> Option<CatalogueEntry> {
     catalogue()
         .into_iter()
         .find(|entry| entry.name == name || entry.repository == name)
+}
+
+/// The name by which every machine knows the model that a configuration calls `base`; none for a
+/// path, which each machine has for itself.
+pub fn name_everywhere(base: &str) -> Option<String> {
+    match find(base) {
+        Some(entry) => Some(entry.name.to_owned()),
+        None => is_hub_name(base).then(|| base.to_owned()),
+    }
 }
 
 #[cfg(test)]

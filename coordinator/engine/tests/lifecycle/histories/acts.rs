@@ -27,7 +27,12 @@ pub enum Act {
     RemoveJob(Pick),
     /// Everything, the artifacts or the records of a job go.
     Prune(Pick, Prune),
+    /// It says whether it is about to end.
     Drain(Pick, bool),
+    /// An operator drains it; whether its attempt is not waited for.
+    OperatorDrains(Pick, bool),
+    /// One that is drained, mostly.
+    OperatorUndrains(Pick),
     /// Its process ends; whether the coordinator sees the connection break.
     Crash(Pick, bool),
     /// It ends, and its state folder is lost.
@@ -62,6 +67,8 @@ pub struct Submission {
     pub workers: usize,
     /// A label that one worker has, or that none has.
     pub label: Option<&'static str>,
+    /// A model that two workers have, or one, or none.
+    pub model: Option<&'static str>,
     pub limit: Option<u64>,
     pub key: Option<u8>,
     pub retries: u32,
@@ -73,15 +80,17 @@ fn submission() -> impl Strategy<Value = Submission> {
     let kind =
         prop_oneof![4 => Just(JobKind::Train), 1 => Just(JobKind::Eval), 1 => Just(JobKind::Noop)];
     let label = prop_oneof![6 => Just(None), 2 => Just(Some("fast")), 1 => Just(Some("none"))];
+    let model = prop_oneof![2 => Just(None), 4 => Just(Some("many")), 2 => Just(Some("one")), 1 => Just(Some("none"))];
     let workers = prop_oneof![4 => Just(1usize), 2 => Just(2), 1 => Just(3)];
     let limit = prop::option::weighted(0.3, 100..4000u64);
     let key = prop::option::weighted(0.2, 0..3u8);
     let numbers = (0..3u32, 0..3u32, -1..2i32);
-    (kind, workers, label, limit, key, numbers).prop_map(
-        |(kind, workers, label, limit, key, (retries, keep, priority))| Submission {
+    (kind, workers, label, model, limit, key, numbers).prop_map(
+        |(kind, workers, label, model, limit, key, (retries, keep, priority))| Submission {
             kind,
             workers,
             label,
+            model,
             limit,
             key,
             retries,
@@ -129,6 +138,8 @@ pub fn act() -> impl Strategy<Value = Act> {
         1 => machine.clone().prop_map(Act::SyncInVain),
         1 => machine.clone().prop_map(Act::BreakOff),
         1 => (machine.clone(), any::<bool>()).prop_map(|(w, on)| Act::Drain(w, on)),
+        1 => (machine.clone(), any::<bool>()).prop_map(|(w, now)| Act::OperatorDrains(w, now)),
+        3 => machine.clone().prop_map(Act::OperatorUndrains),
         1 => (machine.clone(), any::<bool>()).prop_map(|(w, seen)| Act::Crash(w, seen)),
         1 => machine.clone().prop_map(Act::Wipe),
         1 => machine.clone().prop_map(Act::Remove),
@@ -142,7 +153,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Follow),
         1 => (1..3000u64).prop_map(Act::Stall),
         1 => (0..3000u64).prop_map(Act::Restart),
-        2 => prop::collection::vec((0..11u8, 0..12usize), 1..6).prop_map(Act::Unstored),
+        2 => prop::collection::vec((0..13u8, 0..12usize), 1..6).prop_map(Act::Unstored),
         3 => Just(Act::Poll),
     ]
 }

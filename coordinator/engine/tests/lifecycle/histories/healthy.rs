@@ -13,6 +13,10 @@ pub fn ends_every_job_that_fits(history: &mut History) {
     for machine in &mut history.machines {
         machine.draining = false;
     }
+    let drained: Vec<String> = history.world.engine.drains().keys().cloned().collect();
+    for worker in drained {
+        history.say(Event::Undrain { worker });
+    }
     for _ in 0..ROUNDS {
         resume_all(history);
         let worked: Vec<bool> = (0..history.machines.len())

@@ -63,6 +63,11 @@ impl History {
                 self.machines[w].draining = on;
                 self.sync(w);
             }
+            Act::OperatorDrains(w, at_once) => {
+                let event = drain(self.machines[w].name, at_once);
+                self.say(event);
+            }
+            Act::OperatorUndrains(w) => self.undrain(w),
             Act::Crash(w, is_seen) => self.crash(w, is_seen),
             Act::Wipe(w) => {
                 self.crash(w, true);
@@ -122,6 +127,16 @@ impl History {
             Act::Unstored(events) => self.unstored(&events),
             Act::Poll => self.poll(),
         }
+    }
+
+    /// A worker that an operator has drained, if there is one.
+    fn undrain(&mut self, w: usize) {
+        let drained: Vec<&String> = self.world.engine.drains().keys().collect();
+        let worker = match drained.get(w % drained.len().max(1)) {
+            Some(name) => (*name).clone(),
+            None => self.machines[w].name.into(),
+        };
+        self.say(Event::Undrain { worker });
     }
 
     /// Mostly a job that has saved something and has not ended.
@@ -275,6 +290,10 @@ impl History {
                 9 => Event::RemoveJob {
                     job: JobId(i as u64),
                 },
+                10 => drain(self.machines[w].name, i % 2 == 0),
+                11 => Event::Undrain {
+                    worker: self.machines[w].name.into(),
+                },
                 _ => {
                     let machine = &mut self.machines[w];
                     machine.held = None;
@@ -287,12 +306,13 @@ impl History {
                         running,
                         memory_free: None,
                         disk_free: None,
+                        models: None,
                         draining,
                     }
                 }
             };
             let response = self.world.unstored(event);
-            if kind > 9 && matches!(response, Response::Wanted(_)) {
+            if kind > 11 && matches!(response, Response::Wanted(_)) {
                 self.machines[w].lease = Some(self.now() + LEASE);
             }
             if let Response::Wanted(Wanted::Run { token, .. }) = response
@@ -309,6 +329,14 @@ impl History {
         self.world.take_back();
         self.facts.see("a batch is taken back");
         self.settle(Vec::new());
+    }
+}
+
+fn drain(worker: &str, at_once: bool) -> Event {
+    Event::Drain {
+        worker: worker.into(),
+        reason: "r".into(),
+        at_once,
     }
 }
 
@@ -369,10 +397,13 @@ fn histories_get_everywhere() {
         "a worker is removed",
         "an assignment is told again",
         "an offer is taken",
+        "a job goes to its model",
+        "a job goes without its model",
         "a job is done again",
         "a job is removed",
         "a job goes back to a step",
         "cancelled",
+        "drained",
         "failed",
         "lost",
         "one starts",
@@ -384,6 +415,7 @@ fn histories_get_everywhere() {
         "several start",
         "stopping",
         "succeeded",
+        "undrained",
     ];
     let missed: Vec<_> = wanted
         .iter()

@@ -40,6 +40,8 @@ pub struct Facts {
     /// Tokens that somebody was given, and those that were drawn for nothing.
     pub tokens: Vec<Token>,
     pub in_vain: BTreeSet<Token>,
+    /// Workers that an operator has drained.
+    pub drained: BTreeSet<String>,
     /// How often what happened, to tell whether histories get anywhere.
     pub seen: BTreeMap<&'static str, u32>,
 }
@@ -58,8 +60,14 @@ pub struct History {
     pub said: Vec<Event>,
 }
 
-fn machine(name: &'static str, device: DeviceClass, label: Option<&str>) -> Machine {
+fn machine(
+    name: &'static str,
+    device: DeviceClass,
+    label: Option<&str>,
+    models: &[&str],
+) -> Machine {
     let mut platform = *platform(device, 8);
+    platform.models = models.iter().map(|&model| model.to_owned()).collect();
     platform
         .labels
         .extend(label.map(|label| (label.to_owned(), "yes".to_owned())));
@@ -81,10 +89,10 @@ fn machine(name: &'static str, device: DeviceClass, label: Option<&str>) -> Mach
 impl History {
     pub fn new() -> Self {
         let machines = vec![
-            machine("w0", DeviceClass::Cpu, None),
-            machine("w1", DeviceClass::Cpu, None),
-            machine("w2", DeviceClass::Cpu, Some("fast")),
-            machine("w3", DeviceClass::Cuda, None),
+            machine("w0", DeviceClass::Cpu, None, &[]),
+            machine("w1", DeviceClass::Cpu, None, &["many"]),
+            machine("w2", DeviceClass::Cpu, Some("fast"), &["many", "one"]),
+            machine("w3", DeviceClass::Cuda, None, &[]),
         ];
         Self {
             world: World::new(),
@@ -157,6 +165,7 @@ impl History {
             running,
             memory_free: None,
             disk_free: None,
+            models: None,
             draining,
         };
         let (response, effects) = self.world.act(event);
@@ -378,6 +387,7 @@ pub fn job_of(submission: &Submission) -> Box<JobSpec> {
             .label
             .map(|label| (label.to_owned(), "yes".to_owned())),
     );
+    spec.needs.model = submission.model.map(str::to_owned);
     spec.time_limit = submission.limit;
     spec.priority = submission.priority;
     spec.idempotency_key = submission.key.map(|key| key.to_string());

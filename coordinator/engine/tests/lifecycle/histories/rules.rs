@@ -66,7 +66,16 @@ impl Facts {
                 self.see("a step is behind")
             }
             (Event::Offer { .. }, Response::Done) => self.see("an offer is taken"),
-            (Event::RemoveWorker { .. }, Response::Done) => self.see("a worker is removed"),
+            (Event::RemoveWorker { name }, Response::Done) => {
+                self.drained.remove(name);
+                self.see("a worker is removed");
+            }
+            (Event::Drain { worker, .. }, Response::Done) => {
+                self.drained.insert(worker.clone());
+            }
+            (Event::Undrain { worker }, Response::Done) => {
+                self.drained.remove(worker);
+            }
             (Event::Finish { .. }, Response::Refused(Refusal::NoResult { .. })) => {
                 self.see("a result is missing")
             }
@@ -225,12 +234,51 @@ pub fn check_assignment(history: &mut History, w: usize, id: JobId, token: Token
             .find(|w| w.name == holder)
             .expect("a worker");
         assert!(
-            worker.connected && !worker.draining && worker.set_aside().is_none(),
+            worker.connected && worker.takes_work() && worker.set_aside().is_none(),
             "{holder} takes no work"
         );
+        assert!(!facts.drained.contains(holder), "{holder} is drained");
         assert!(
             verdict(&job.spec.needs, worker).fits,
             "{holder} does not fit {job:?}"
+        );
+    }
+    let model = attempt.size() == 1 && job.spec.needs.model.is_some();
+    if model && has_model(&world.engine, machines[w].name, &job.spec.needs) {
+        facts.see("a job goes to its model");
+    } else if model {
+        check_that_nobody_better_waits(&world.engine, job);
+        facts.see("a job goes without its model");
+    }
+}
+
+fn has_model(engine: &Engine, name: &str, needs: &Needs) -> bool {
+    engine
+        .workers()
+        .any(|w| w.name == name && w.has_model_for(needs))
+}
+
+/// A worker that has the model of `job`, which another one was given, waits for no work: unless it
+/// has other work to take, or the job has failed on it.
+fn check_that_nobody_better_waits(engine: &Engine, job: &Job) {
+    let waits = |w: &&Worker| {
+        w.waiting
+            && w.connected
+            && w.takes_work()
+            && w.set_aside().is_none()
+            && w.has_model_for(&job.spec.needs)
+            && verdict(&job.spec.needs, w).fits
+            && job.attempts.iter().all(|a| a.rank(&w.name).is_none())
+    };
+    for better in engine.workers().filter(waits) {
+        let other_work = engine.jobs().any(|other| {
+            matches!(other.state, JobState::Queued { .. })
+                && verdict(&other.spec.needs, better).fits
+        });
+        assert!(
+            other_work,
+            "{} waits and has the model of {job:?}",
+            better.name
         );
     }
 }
@@ -248,6 +296,17 @@ pub fn check(history: &mut History) {
     }
     check_holders(history);
     check_leases(history);
+    check_drains(history);
+}
+
+/// Exactly those are drained of whom an operator has said so, there or not.
+fn check_drains(history: &History) {
+    let engine = &history.world.engine;
+    let drained: Vec<&String> = engine.drains().keys().collect();
+    assert_eq!(drained, Vec::from_iter(&history.facts.drained));
+    for worker in engine.workers() {
+        assert_eq!(worker.drained.as_ref(), engine.drains().get(&worker.name));
+    }
 }
 
 /// Whether nothing may happen to a job any more; said here once more, and not by the engine that is

@@ -1,0 +1,75 @@
+use std::process::ExitCode;
+
+use clap::Args;
+use qlora_proto::{DrainWorkerRequest, ListWorkersRequest, WorkerInfo};
+
+use crate::context::Context;
+use crate::error::{CtlError, Exit};
+use crate::job::each::each_worker;
+use crate::worker::fault;
+
+/// Give workers no more work.
+///
+/// A drained worker finishes what it runs. It stays drained until `undrain`, also after a restart of
+/// the worker or of the coordinator.
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Names of the workers, as `workers` lists them.
+    #[arg(required_unless_present = "all", value_name = "WORKER")]
+    workers: Vec<String>,
+    /// Drain every worker that is connected.
+    #[arg(long, conflicts_with = "workers")]
+    all: bool,
+    /// Why, shown with the worker; "by user" where nothing is given.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Do not wait: running attempts save and stop, and their jobs go back to the queue at once.
+    /// This counts neither as a failure nor as a loss.
+    #[arg(long)]
+    now: bool,
+}
+
+impl Drain {
+    pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
+        let names = if self.all {
+            connected(context).await?
+        } else {
+            self.workers.clone()
+        };
+        if names.is_empty() {
+            context.say("no worker is connected");
+            return Ok(Exit::Done.into());
+        }
+        let act = async |name| self.drain(context, name).await;
+        each_worker(context, &names, act, |worker| {
+            let name = &worker.name;
+            match worker.running_job {
+                0 => format!("{name}   drained"),
+                job if self.now => format!("{name}   drained; job {job} saves and stops"),
+                job => format!("{name}   drained; it finishes job {job}"),
+            }
+        })
+        .await
+    }
+
+    async fn drain(&self, context: &Context, name: String) -> Result<WorkerInfo, CtlError> {
+        let request = DrainWorkerRequest {
+            name: name.clone(),
+            reason: self.reason.clone(),
+            now: self.now,
+        };
+        match context.client()?.workers.drain_worker(request).await {
+            Ok(answer) => Ok(answer.into_inner()),
+            Err(status) => Err(fault(context, &name, status).await),
+        }
+    }
+}
+
+/// Names of the workers that are there.
+async fn connected(context: &Context) -> Result<Vec<String>, CtlError> {
+    let mut client = context.client()?;
+    let answer = client.workers.list_workers(ListWorkersRequest {}).await;
+    let workers = answer.map_err(context.fault())?.into_inner().workers;
+    let there = workers.into_iter().filter(|worker| worker.connected);
+    Ok(there.map(|worker| worker.name).collect())
+}
