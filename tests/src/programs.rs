@@ -176,14 +176,21 @@ impl World {
     /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the CPU where
     /// that is not set.
     pub fn worker_in(&self, name: &str, state: &Path, args: &[&str]) -> Program {
-        self.start_worker(&self.address, name, state, args)
+        self.start_worker(&self.address, name, state, args, &[])
     }
 
     /// Starts a worker that reaches the coordinator by another address.
     pub fn worker_at(&mut self, address: &str, name: &str, args: &[&str]) -> Program {
         self.workers += 1;
         let state = self.path(&format!("worker-{}", self.workers));
-        self.start_worker(address, name, &state, args)
+        self.start_worker(address, name, &state, args, &[])
+    }
+
+    /// Starts a worker with variables of its own.
+    pub fn worker_with(&mut self, name: &str, env: &[(&str, &str)]) -> Program {
+        self.workers += 1;
+        let state = self.path(&format!("worker-{}", self.workers));
+        self.start_worker(&self.address, name, &state, &[], env)
     }
 
     /// A client of this coordinator.
@@ -199,7 +206,14 @@ impl World {
             .to_owned()
     }
 
-    fn start_worker(&self, address: &str, name: &str, state: &Path, args: &[&str]) -> Program {
+    fn start_worker(
+        &self,
+        address: &str,
+        name: &str,
+        state: &Path,
+        args: &[&str],
+        own_env: &[(&str, &str)],
+    ) -> Program {
         let state = state.to_string_lossy().into_owned();
         let device = device();
         let own = [
@@ -223,7 +237,14 @@ impl World {
             .collect();
         let log = format!("{name}-{}.log", self.workers);
         let env = [("RAYON_NUM_THREADS".to_owned(), "1".to_owned())];
-        let env: Vec<_> = env.into_iter().chain(self.env.clone()).collect();
+        let own_env = own_env
+            .iter()
+            .map(|&(key, value)| (key.to_owned(), value.to_owned()));
+        let env: Vec<_> = env
+            .into_iter()
+            .chain(self.env.clone())
+            .chain(own_env)
+            .collect();
         Program::start("qlora-worker", self.folder.path(), &log, &all, &env)
     }
 

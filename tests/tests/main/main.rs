@@ -7,6 +7,7 @@ mod contributing;
 mod data;
 mod docs;
 mod doors;
+mod drain;
 mod durability;
 mod emulated;
 mod examples;

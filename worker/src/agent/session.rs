@@ -13,7 +13,8 @@ use std::time::Duration;
 use qlora_proto::clock::Moment;
 use qlora_proto::synchronize_response::Wanted;
 use qlora_proto::{
-    Assignment, DeviceClass, Platform, RegisterResponse, SynchronizeRequest, SynchronizeResponse,
+    Assignment, DeviceClass, Models, Platform, RegisterResponse, SynchronizeRequest,
+    SynchronizeResponse,
 };
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
@@ -33,7 +34,7 @@ use super::sessions::Sessions;
 use super::stopping::{Stopping, Urgency};
 use crate::error::WorkerError;
 use crate::identity::Identity;
-use crate::models::Allowed;
+use crate::models::{self, Allowed};
 use crate::platform::{self, Faults};
 use crate::signals::Signals;
 use qlora_client::Client;
@@ -353,6 +354,9 @@ impl Session {
             device_memory_free: memory_free,
             disk_free,
             draining: self.draining,
+            models: Some(Models {
+                names: models::here(),
+            }),
             wait_ms: self
                 .lease
                 .map_or(hold, |lease| lease.hold(hold))
@@ -372,7 +376,7 @@ impl Session {
                 self.stop_attempt(Stopping {
                     reason: stop.reason,
                     urgency,
-                    resumes: false,
+                    resumes: stop.resumes,
                 });
                 // It is said again at once, for as long as the attempt takes to save.
                 self.not_before = Instant::now() + STOP_AGAIN;

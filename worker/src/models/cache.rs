@@ -33,6 +33,13 @@ impl Cache {
         Ok(Self { folder })
     }
 
+    #[cfg(test)]
+    pub(super) fn at(folder: &Path) -> Self {
+        Self {
+            folder: folder.into(),
+        }
+    }
+
     /// Where a repository's files go.
     pub fn repository(&self, repository: &str) -> PathBuf {
         self.folder.join(repository.replace('/', "--"))
