@@ -28,7 +28,7 @@ pub async fn fault(context: &Context, name: &str, status: Status) -> CtlError {
 
 /// Names of all workers; none where they are not told.
 async fn known(context: &Context) -> Vec<String> {
-    let Ok(mut client) = context.client() else {
+    let Ok(mut client) = context.client().await else {
         return Vec::new();
     };
     let answer = client.workers.list_workers(ListWorkersRequest {}).await;

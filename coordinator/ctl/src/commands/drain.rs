@@ -58,7 +58,7 @@ impl Drain {
             reason: self.reason.clone(),
             now: self.now,
         };
-        match context.client()?.workers.drain_worker(request).await {
+        match context.client().await?.workers.drain_worker(request).await {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) => Err(fault(context, &name, status).await),
         }
@@ -67,7 +67,7 @@ impl Drain {
 
 /// Names of the workers that are there.
 async fn connected(context: &Context) -> Result<Vec<String>, CtlError> {
-    let mut client = context.client()?;
+    let mut client = context.client().await?;
     let answer = client.workers.list_workers(ListWorkersRequest {}).await;
     let workers = answer.map_err(context.fault())?.into_inner().workers;
     let there = workers.into_iter().filter(|worker| worker.connected);

@@ -27,7 +27,13 @@ impl Undrain {
 
     async fn undrain(&self, context: &Context, name: String) -> Result<WorkerInfo, CtlError> {
         let request = UndrainWorkerRequest { name: name.clone() };
-        match context.client()?.workers.undrain_worker(request).await {
+        match context
+            .client()
+            .await?
+            .workers
+            .undrain_worker(request)
+            .await
+        {
             Ok(answer) => Ok(answer.into_inner()),
             Err(status) => Err(fault(context, &name, status).await),
         }

@@ -153,6 +153,7 @@ fn doing(state: &JobState) -> &'static str {
         } => match stop.then {
             AfterStop::Paused => "being paused",
             AfterStop::Cancelled => "being cancelled",
+            AfterStop::Queued => "being stopped",
         },
         other => other.word(),
     }

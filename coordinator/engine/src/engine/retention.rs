@@ -72,7 +72,10 @@ impl Engine {
             Prune::Job => return self.remove_job(id, Some(reason), effects),
             Prune::Artifacts => {
                 let gone = std::mem::take(&mut job.artifacts);
-                effects.extend(gone.iter().map(|artifact| job.release(&artifact.digest)));
+                effects.extend(
+                    gone.iter()
+                        .map(|artifact| Effect::release(job, &artifact.digest)),
+                );
                 job.pruned.artifacts = true;
                 "checkpoints and adapters"
             }
