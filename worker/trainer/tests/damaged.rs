@@ -334,8 +334,8 @@ fn what_files_say_of_tokens_is_what_tokenizer_json_says() {
     for (name, content, words) in [
         (
             "tokenizer_config.json",
-            decoder("900", json!({"content": "<x>"})),
-            &["added_tokens_decoder", "`<x>`", "900"][..],
+            decoder("950", json!({"content": "<x>"})),
+            &["`<x>`", "950", "would have it as 900"][..],
         ),
         (
             "tokenizer_config.json",
@@ -354,8 +354,8 @@ fn what_files_say_of_tokens_is_what_tokenizer_json_says() {
         ),
         (
             "added_tokens.json",
-            json!({"<x>": 900}),
-            &["`<x>`", "900", "no token"],
+            json!({"<x>": 950}),
+            &["`<x>`", "950", "would have it as 900"],
         ),
         (
             "added_tokens.json",
@@ -386,6 +386,44 @@ fn what_files_say_of_tokens_is_what_tokenizer_json_says() {
     fs::write(base.join("tokenizer_config.json"), same.to_string()).expect("a file");
     fs::write(base.join("added_tokens.json"), "{\"</s>\": 2}").expect("a file");
     logits(&base, None).expect("files that agree");
+}
+
+#[test]
+fn a_token_that_tokenizer_json_lacks_is_added_and_a_text_that_holds_it_is_refused() {
+    let token = json!({"content": "<x>", "special": false});
+    for (name, content) in [
+        (
+            "tokenizer_config.json",
+            json!({"added_tokens_decoder": {"900": token}}),
+        ),
+        ("added_tokens.json", json!({"<x>": 900})),
+    ] {
+        let home = tempfile::tempdir().expect("a folder");
+        let base = base(home.path());
+        fs::write(base.join(name), content.to_string()).expect("a file");
+        let config = &held_as("none");
+        let answerer = Answerer::open(&Subject {
+            model: base,
+            adapter: None,
+            config,
+            template: "{% for m in messages %}{{ m.content }}{% endfor %}".into(),
+            max_new_tokens: 1,
+            device: DeviceKind::Cpu,
+            attention: FlashAttention::Auto,
+        });
+        let answerer = answerer.expect("a model");
+        let told = |note: &String| note.contains("tokenizer.json lacks `<x>` (900)");
+        assert!(answerer.notes.iter().any(told), "{:?}", answerer.notes);
+        let ask = |content: &str| {
+            answerer.answer(&Conversation {
+                messages: vec![json!({"role": "user", "content": content})],
+                tools: Vec::new(),
+            })
+        };
+        ask("Hello").expect("an answer");
+        let fault = ask("Hello <x>").expect_err("there is no such row");
+        assert!(fault.to_string().contains("token id 900"), "{fault}");
+    }
 }
 
 #[test]

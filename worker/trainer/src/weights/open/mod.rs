@@ -198,13 +198,13 @@ impl Checkpoint {
         }
         agreement::check(&shards, &shape)?;
         says_what_is_there(path, &config, &shards)?;
-        let text = ModelText::open(path).map_err(|e| Error::Model {
+        let mut text = ModelText::open(path).map_err(|e| Error::Model {
             path: e.path,
             fault: e.fault,
             help: "download the file again",
         })?;
-        if let Some(tokenizer) = &text.tokenizer {
-            text_files::agree(path, tokenizer)?;
+        if let Some(tokenizer) = &mut text.tokenizer {
+            notes.extend(text_files::agree(path, tokenizer)?);
         }
         let files = ModelFiles {
             path: path.into(),
