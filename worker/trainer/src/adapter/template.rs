@@ -210,8 +210,6 @@ fn read(folder: &Path, name: &str) -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn text(folder: &Path) -> Result<Option<String>> {
