@@ -186,6 +186,7 @@ mod tests {
             checkpoints_to_keep: 0,
             priority: 0,
             retry_of: None,
+            from_start: false,
             idempotency_key: None,
             traceparent: String::new(),
         }

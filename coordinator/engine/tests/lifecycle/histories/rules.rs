@@ -161,7 +161,7 @@ impl Facts {
             panic!("a job was pruned before its end");
         };
         match what {
-            Prune::Job => return self.removed(job),
+            Prune::Job => self.removed(job),
             Prune::Artifacts if ended.artifacts.is_empty() => {}
             Prune::Artifacts => {
                 ended.artifacts.clear();
