@@ -67,7 +67,7 @@ async fn retain<S: JobStore>(
     let (mut jobs, mut bytes) = (0u64, 0u64);
     for going in chosen.await? {
         let freed = going.artifact_bytes;
-        match going.go(driver).await {
+        match going.go(driver, None).await {
             Ok(true) => {
                 jobs += 1;
                 bytes += freed;

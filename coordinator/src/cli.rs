@@ -30,7 +30,7 @@ pub struct Cli {
     #[arg(long, env = "QLORA_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// File whose first line is the token that every caller must send [default: `token` in the
+    /// File whose first line is the first token, which may do everything [default: `token` in the
     /// state folder, made at the first start]
     #[arg(long, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use qlora_engine as domain;
 use qlora_engine::{JobId, JobState, SessionId, Token};
 use qlora_proto as wire;
-use qlora_store::{ConfigRevision, Digest256, JournalEntry, LogRecord, MetricRecord};
+use qlora_store::{
+    By, ConfigRevision, Digest256, JournalEntry, LogRecord, MetricRecord, TokenRecord,
+};
 
 use crate::error::CallError;
 use crate::names;
@@ -434,6 +436,10 @@ pub fn log_in(l: wire::LogLine, token: Token) -> LogRecord {
 }
 
 pub fn event(e: JournalEntry) -> wire::Event {
+    let (who, from, act) = match e.by {
+        Some(By { who, from, act }) => (who, from, act),
+        None => Default::default(),
+    };
     wire::Event {
         seq: e.seq,
         unix_ms: e.unix_ms as i64,
@@ -441,6 +447,25 @@ pub fn event(e: JournalEntry) -> wire::Event {
         worker: e.worker.unwrap_or_default(),
         kind: e.kind,
         text: e.text,
+        who,
+        from,
+        act,
+    }
+}
+
+/// Milliseconds of a day.
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+pub fn token(t: TokenRecord) -> wire::TokenInfo {
+    let at = |ms: Option<u64>| ms.unwrap_or_default() as i64;
+    wire::TokenInfo {
+        id: t.id,
+        name: t.name,
+        role: t.role,
+        created_unix_ms: t.created_unix_ms as i64,
+        expires_unix_ms: at(t.expires_unix_ms),
+        last_used_unix_ms: at(t.used_day.map(|day| day.saturating_mul(DAY_MS))),
+        revoked_unix_ms: at(t.revoked_unix_ms),
     }
 }
 

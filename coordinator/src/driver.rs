@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use qlora_engine::{Effect, Engine, Event, Job, JobId, JournalKind, Limits, Response, SessionId};
-use qlora_store::{JobStore, JournalEntry, StoreError, Stored, Unreadable, Write};
+use qlora_store::{By, JobStore, JournalEntry, StoreError, Stored, Unreadable, Write};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
@@ -128,6 +128,7 @@ impl<S: JobStore> Driver<S> {
                     worker: None,
                     kind: kind.into(),
                     text: fault,
+                    by: None,
                 };
                 self.unwritten.push_back(entry);
             }
@@ -196,17 +197,18 @@ impl<S: JobStore> Driver<S> {
             match command {
                 // Before any event of the batch: what these lead to is not durable yet.
                 Command::Read(look) => look(&self.engine),
-                Command::Forget { event } => events.push((event, Vec::new(), None)),
+                Command::Forget { event } => events.push((event, Vec::new(), None, None)),
                 Command::Event {
                     event,
                     attached,
+                    by,
                     reply,
-                } => events.push((event, attached, Some(reply))),
+                } => events.push((event, attached, by, Some(reply))),
             }
         }
-        for (event, attached, reply) in events {
+        for (event, attached, by, reply) in events {
             let again = needs_no_store(&event).then(|| event.clone());
-            let response = self.one(event, attached, &mut batch);
+            let response = self.one(event, attached, by.as_ref(), &mut batch);
             batch.answers.push(Answer {
                 reply,
                 response,
@@ -218,7 +220,7 @@ impl<S: JobStore> Driver<S> {
             .until()
             .is_none_or(|pause| pause <= Instant::now())
         {
-            self.one(Event::Tick, Vec::new(), &mut batch);
+            self.one(Event::Tick, Vec::new(), None, &mut batch);
         }
         self.collect(&mut batch);
         batch
@@ -232,7 +234,15 @@ impl<S: JobStore> Driver<S> {
             .extend(changed.map(|job| Write::SaveJob(Box::new(job.clone()))));
     }
 
-    fn one(&mut self, event: Event, attached: Vec<Write>, batch: &mut Batch) -> Response {
+    /// What the journal tells of it is told as asked for `by` somebody, in the transaction of the
+    /// change itself.
+    fn one(
+        &mut self,
+        event: Event,
+        attached: Vec<Write>,
+        by: Option<&By>,
+        batch: &mut Batch,
+    ) -> Response {
         let now = now();
         let (response, effects) = self.engine.handle(now, event);
         if matches!(response, Response::Batch { is_new: true, .. }) {
@@ -269,6 +279,7 @@ impl<S: JobStore> Driver<S> {
                         worker,
                         kind: names::event_kind(kind).into(),
                         text,
+                        by: by.cloned(),
                     };
                     batch.writes.push(Write::Journal(entry));
                 }
@@ -356,7 +367,7 @@ impl<S: JobStore> Driver<S> {
     /// Handles an event on what is durable; none where it would change a job.
     fn unstored(&mut self, event: Event) -> Option<Response> {
         let mut alone = Batch::default();
-        let response = self.one(event, Vec::new(), &mut alone);
+        let response = self.one(event, Vec::new(), None, &mut alone);
         if !alone.dirty.is_empty() {
             self.engine.take_back(now());
             return None;
@@ -420,7 +431,7 @@ impl<S: JobStore> Driver<S> {
                 Some(job) => tracing::info!(%job, worker, detail, "job {}", entry.kind),
                 None => tracing::info!(worker, detail, "worker {}", entry.kind),
             }
-            let _ = self.shared.events.send(entry);
+            let _ = self.shared.events.send(());
         }
     }
 

@@ -10,6 +10,8 @@ use qlora_engine::{JobId, Refusal};
 use qlora_store::{ArtifactError, InvalidDigest, StoreError};
 use tonic::{Code as GrpcCode, Status};
 
+use crate::tokens::Denied;
+
 /// Why the program ends.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -135,6 +137,9 @@ pub enum CallError {
     Unreadable { job: JobId, fault: String },
     #[error("the coordinator is stopping; try again")]
     Stopping,
+    /// The token ended while the call was under way.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -154,7 +159,9 @@ impl From<CallError> for Status {
             CallError::Refused(
                 Refusal::NameTaken { .. } | Refusal::IdentityTaken { .. } | Refusal::KeyReused(_),
             ) => GrpcCode::AlreadyExists,
-            CallError::Refused(Refusal::StaleSession(_)) => GrpcCode::Unauthenticated,
+            CallError::Refused(Refusal::StaleSession(_)) | CallError::Denied(_) => {
+                GrpcCode::Unauthenticated
+            }
             CallError::Refused(_) => GrpcCode::FailedPrecondition,
             CallError::NotDurable(_) | CallError::Unsure(_) | CallError::Stopping => {
                 GrpcCode::Unavailable

@@ -2,6 +2,7 @@
 //!
 //! One address serves gRPC, the web page, `/metrics` and `/healthz`. State lies in one folder.
 
+mod caller;
 mod cleaning;
 mod cli;
 mod clock;
@@ -18,6 +19,7 @@ mod prune;
 mod runnable;
 mod serve;
 mod services;
+mod tokens;
 mod usage;
 
 use std::process::ExitCode;

@@ -108,9 +108,10 @@ pub fn invisible(what: &str) -> CallError {
 mod tests {
     use super::*;
 
-    /// The inverse of [`event_kind`]; programs only read the words of the journal.
-    fn event_kind_in(kind: wire::EventKind) -> domain::JournalKind {
-        match kind {
+    /// The inverse of [`event_kind`]; programs only read the words of the journal. The engine
+    /// knows nothing of configurations' names and of tokens.
+    fn event_kind_in(kind: wire::EventKind) -> Option<domain::JournalKind> {
+        Some(match kind {
             wire::EventKind::Submitted => domain::JournalKind::Submitted,
             wire::EventKind::Started => domain::JournalKind::Started,
             wire::EventKind::Saved => domain::JournalKind::Saved,
@@ -129,7 +130,10 @@ mod tests {
             wire::EventKind::SetAside => domain::JournalKind::SetAside,
             wire::EventKind::Drained => domain::JournalKind::Drained,
             wire::EventKind::Undrained => domain::JournalKind::Undrained,
-        }
+            wire::EventKind::Put | wire::EventKind::Created | wire::EventKind::Revoked => {
+                return None;
+            }
+        })
     }
 
     #[test]
@@ -166,7 +170,9 @@ mod tests {
             assert_eq!(kind.to_string(), word.word());
         }
         for word in wire::EventKind::ALL {
-            let kind = event_kind_in(*word);
+            let Some(kind) = event_kind_in(*word) else {
+                continue;
+            };
             assert_eq!(event_kind(kind), *word);
             // The store looks entries up by the engine's words.
             assert_eq!(kind.word(), word.word());

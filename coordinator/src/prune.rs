@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use qlora_engine::{Engine, Event, JobId, JobState, Millis, Prune, Refusal};
 use qlora_proto::words::count;
-use qlora_store::JobStore;
+use qlora_store::{By, JobStore};
 
 use crate::driver::Handle;
 use crate::error::CallError;
@@ -144,15 +144,16 @@ impl Going {
         Ok(self.artifact_bytes.saturating_add(records))
     }
 
-    /// Lets it go; whether it was still there.
+    /// Lets it go, asked for `by` somebody; whether it was still there.
     ///
     /// # Errors
     /// It cannot be made durable, and stays.
-    pub async fn go(self, driver: &Handle) -> Result<bool, CallError> {
+    pub async fn go(self, driver: &Handle, by: Option<By>) -> Result<bool, CallError> {
         let Self {
             job, what, reason, ..
         } = self;
-        match driver.event(Event::Prune { job, what, reason }).await {
+        let event = Event::Prune { job, what, reason };
+        match driver.event_by(event, by).await {
             Ok(_) => Ok(true),
             // Somebody else was faster.
             Err(CallError::Refused(Refusal::UnknownJob(_))) => Ok(false),

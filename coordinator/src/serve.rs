@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -26,6 +26,7 @@ use crate::instruments::Instruments;
 use crate::listen::{self, Bounds};
 use crate::page;
 use crate::services::{self, Services};
+use crate::tokens::{self, Tokens};
 use crate::usage::Disk;
 
 /// How often gauges are read for an OTLP receiver.
@@ -53,6 +54,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let bounds = Bounds::of(listen::raise_descriptors());
     let store = Arc::new(SqliteStore::open(&folder).await?);
     let token = given.map_or_else(|| Token::keep(&folder), Ok)?;
+    let tokens = Tokens::new(token.clone(), &store.tokens().await?);
     let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
     let limits = Limits {
         lease: cli.lease.as_millis() as u64,
@@ -69,6 +71,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         store,
         artifacts,
         instruments,
+        tokens: tokens.clone(),
         loopback_only,
     };
     let registry = telemetry.registry.clone().unwrap_or_default();
@@ -82,8 +85,9 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let address = listener.local_addr().map_err(StartError::Serve)?;
     let doors = Doors::new(
         Hosts::new(address, qlora_access::names(), &cli.allow_host),
-        token.clone(),
+        tokens.clone(),
     );
+    tokio::spawn(tokens::keep_days(tokens, services.store.clone()));
     let router = router(services.clone(), registry, doors).await?;
     // Before the address is known to anybody: whoever reads it finds the token.
     let _record = leave_record(
@@ -155,21 +159,8 @@ async fn router<S: JobStore>(
         .route("/metrics", get(metrics).with_state(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
         .merge(page::router(services));
-    let known = grpc.into_axum_router().fallback(unknown).merge(web);
+    let known = grpc.into_axum_router().merge(web);
     Ok(known.layer(axum::middleware::from_fn_with_state(doors, doors::guard)))
-}
-
-/// A call of no known method, or an address with no page: each in the words of who asked.
-async fn unknown(request: Request) -> Response {
-    let kind = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    if kind.is_some_and(|kind| kind.starts_with("application/grpc")) {
-        return tonic::Status::unimplemented(format!("no method {}", request.uri().path()))
-            .into_http();
-    }
-    page::not_found(format!("nothing lies at {}", request.uri().path()))
 }
 
 #[derive(Clone)]

@@ -14,10 +14,13 @@ mod names;
 pub mod words;
 
 pub use generated::*;
-pub use names::{ArtifactKind, EventKind, FileRole, LogLevel, Metric};
+pub use names::{ArtifactKind, EventKind, FileRole, LogLevel, Metric, Role};
 
 /// Descriptors of every message and service, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/qlora.v1.bin"));
+
+/// The path of every method of every service, as the descriptors have them.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// The metadata key that carries the access token, as `Bearer <token>`.
 pub const AUTHORIZATION: &str = "authorization";

@@ -107,6 +107,26 @@ names! {
         /// An operator has drained the worker.
         Drained = "drained",
         Undrained = "undrained",
+        /// A configuration has a new revision.
+        Put = "put",
+        /// A token was made.
+        Created = "created",
+        /// A token was ended.
+        Revoked = "revoked",
+    }
+}
+
+names! {
+    /// What a token is for: [`crate::TokenInfo::role`].
+    Role {
+        /// May do everything.
+        Admin = "admin",
+        /// Submits jobs and acts on them, and reads everything.
+        Submitter = "submitter",
+        /// Reads everything.
+        Viewer = "viewer",
+        /// Takes jobs, and fetches and uploads what they need.
+        Worker = "worker",
     }
 }
 
@@ -151,13 +171,14 @@ mod tests {
         assert_eq!(ArtifactKind::words(), "checkpoint or adapter");
         assert_eq!(FileRole::words(), "train, eval or adapter");
         assert_eq!(LogLevel::words(), "info, warn or error");
+        assert_eq!(Role::words(), "admin, submitter, viewer or worker");
         assert_eq!(
             Metric::words(),
             "loss, grad_norm, learning_rate, tokens_per_second, skipped, eval_loss or eval_perplexity"
         );
         assert_eq!(
             EventKind::words(),
-            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, paused, resumed, unreadable, registered, lost, removed, pruned, set aside, drained or undrained"
+            "submitted, started, saved, stopping, requeued, succeeded, failed, cancelled, paused, resumed, unreadable, registered, lost, removed, pruned, set aside, drained, undrained, put, created or revoked"
         );
     }
 

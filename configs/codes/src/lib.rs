@@ -81,9 +81,9 @@ codes! {
     Connection = "Q0402",
         "The address, the token or its file cannot be used as it is given. The message says which.";
     Refused = "Q0403",
-        "The coordinator answers and refuses: a name that is taken, a job that is not there, a host that it does not go by.";
+        "The coordinator answers and refuses: a name that is taken, a job that is not there, a host that it does not go by, a token whose role may not do this.";
     TokenRefused = "Q0404",
-        "The coordinator does not take the token, or the call brought none. Its token is the first line of the file `token` in its state folder, or of the file that its --token-file names. Programs that the same user runs on the same machine find it by themselves; others are given it by --token-file or QLORA_TOKEN.";
+        "The coordinator does not take the token, or the call brought none. A token that was given out may have expired, or was revoked: an admin makes another one. The coordinator's own token is the first line of the file `token` in its state folder, or of the file that its --token-file names. Programs that the same user runs on the same machine find it by themselves; others are given it by --token-file or QLORA_TOKEN.";
     Listen = "Q0405",
         "The coordinator cannot listen on its address.";
     TokenFile = "Q0407",

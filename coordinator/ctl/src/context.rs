@@ -61,7 +61,7 @@ impl Context {
                     // under it.
                     Ok(client) => CtlError::Token {
                         message: first(status.message()).to_owned(),
-                        help: client.token_help(),
+                        help: client.token_help(status.message()),
                     },
                     Err(fault) => fault.into(),
                 }

@@ -15,12 +15,15 @@ pub fn refuse(refusal: &Refusal, request: &Request) -> Response {
         return tonic::Status::new(refusal.code(), refusal.to_string()).into_http();
     }
     let mut response = match refusal {
-        Refusal::NoToken | Refusal::WrongToken if wants_page(request) => {
-            page::no_entry().into_response()
+        Refusal::NoToken | Refusal::WrongToken | Refusal::Expired | Refusal::Revoked => {
+            if wants_page(request) {
+                page::no_entry().into_response()
+            } else {
+                format!("{refusal}; over HTTP, {HEADER}\n").into_response()
+            }
         }
-        Refusal::NoToken | Refusal::WrongToken => {
-            format!("{refusal}; over HTTP, {HEADER}\n").into_response()
-        }
+        Refusal::Role { .. } if wants_page(request) => page::refused(refusal.status(), refusal),
+        Refusal::Absent(path) => page::not_found(format!("nothing lies at {path}")),
         _ => format!("{refusal}\n").into_response(),
     };
     *response.status_mut() = refusal.status();

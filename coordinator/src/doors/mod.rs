@@ -1,40 +1,55 @@
 //! The checks that every request passes before any service sees it.
 //!
 //! They check, in this order, the host that the request is addressed to, the page that it comes
-//! from, its form if it is a gRPC call, and its token. `/healthz` and gRPC's health service only
-//! tell that the coordinator is running, so they are open to every host and need no token.
+//! from, its form if it is a gRPC call, its token, and what the role of the token may do.
+//! `/healthz` and gRPC's health service only tell that the coordinator is running, so they are open
+//! to every host and need no token.
 
 mod answer;
+mod ending;
+mod failures;
 mod form;
 mod hosts;
 mod origin;
 mod pass;
 mod refusal;
+mod roles;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use qlora_access::Token;
 
+use self::ending::{Ending, Way};
+use self::failures::Failures;
 pub use self::hosts::{Hosts, parse as parse_host};
 use self::pass::{Pass, page_cookie};
 use self::refusal::Refusal;
+use crate::caller::Caller;
 use crate::listen::Connection;
+use crate::tokens::{Holder, Tokens};
 
 /// What the checks need.
 #[derive(Debug)]
 pub struct Doors {
     hosts: Hosts,
-    token: Token,
+    tokens: Arc<Tokens>,
+    failures: Failures,
 }
 
 impl Doors {
-    pub fn new(hosts: Hosts, token: Token) -> Arc<Self> {
-        Arc::new(Self { hosts, token })
+    pub fn new(hosts: Hosts, tokens: Arc<Tokens>) -> Arc<Self> {
+        Arc::new(Self {
+            hosts,
+            tokens,
+            failures: Failures::default(),
+        })
     }
 
     /// What the request may do.
@@ -52,40 +67,79 @@ impl Doors {
         if open {
             return Ok(Pass::Open);
         }
-        pass::check(request, &self.token, grpc)
+        let pass = pass::check(request, &self.tokens, grpc)?;
+        if let Pass::Known(holder) = &pass {
+            roles::check(holder.role(), request.method(), path)?;
+        }
+        Ok(pass)
+    }
+
+    /// Waits before a refusal to who has shown wrong tokens again and again.
+    async fn slow(&self, refusal: &Refusal, from: Option<SocketAddr>) {
+        let Some(from) = from.filter(|_| refusal.is_of_a_token()) else {
+            return;
+        };
+        let wait = self.failures.count(from.ip(), Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
     }
 }
 
 /// The layer in front of all routes.
 pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let from = connection.as_ref().map(|c| c.peer());
     match doors.check(&request, connection.as_ref().map(|c| c.local())) {
         Ok(Pass::Open) => next.run(request).await,
-        Ok(Pass::Known) => {
+        Ok(Pass::Known(holder)) => {
             if let Some(connection) = connection {
                 connection.trust();
             }
-            let page = !form::is_grpc_path(request.uri().path());
-            let mut response = next.run(request).await;
-            if page {
-                keep_to_itself(&mut response);
-            }
-            response
+            known(holder, from, request, next).await
         }
-        Ok(Pass::Enter) => enter(&doors.token, request.uri().path()),
+        Ok(Pass::Enter(key)) => enter(doors.tokens.own(), &key, request.uri().path()),
         Err(refusal) => {
             tracing::debug!(%refusal, "refused");
+            doors.slow(&refusal, from).await;
             answer::refuse(&refusal, &request)
         }
     }
 }
 
+/// Hands a request on with the name of its caller. What it sends and gets ends with its token.
+async fn known(
+    holder: Holder,
+    from: Option<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let is_page = !form::is_grpc_path(request.uri().path());
+    let token = holder.issued().cloned();
+    request.extensions_mut().insert(Caller::new(holder, from));
+    let Some(token) = token else {
+        let mut response = next.run(request).await;
+        if is_page {
+            keep_to_itself(&mut response);
+        }
+        return response;
+    };
+    let way = if is_page { Way::Fault } else { Way::Trailers };
+    let request = request.map(|body| Body::new(Ending::new(body, token.clone(), Way::Fault)));
+    let response = next.run(request).await;
+    let mut response = response.map(|body| Body::new(Ending::new(body, token, way)));
+    if is_page {
+        keep_to_itself(&mut response);
+    }
+    response
+}
+
 /// Keeps the key out of the address bar, the history and what a page tells others.
-fn enter(token: &Token, path: &str) -> Response {
+fn enter(own: &Token, key: &str, path: &str) -> Response {
     // `//host` would lead to another host.
     let path = if path.starts_with("//") { "/" } else { path };
     let headers = [
-        (header::SET_COOKIE, page_cookie(token)),
+        (header::SET_COOKIE, page_cookie(own, key)),
         (header::LOCATION, path.to_owned()),
     ];
     let mut response = (StatusCode::SEE_OTHER, headers).into_response();

@@ -1,4 +1,4 @@
-//! The token, and the key that opens only the page.
+//! Tokens, and the keys that open only the page.
 
 use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, Method, header};
@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::origin;
 use super::refusal::Refusal;
+use crate::tokens::{Denied, Holder, Tokens};
 
 /// A browser keeps the page's key for this long.
 const MONTH: u32 = 30 * 24 * 3600;
@@ -16,11 +17,11 @@ const MONTH: u32 = 30 * 24 * 3600;
 pub enum Pass {
     /// It needs nothing.
     Open,
-    /// The token, or the page's key.
-    Known,
-    /// The page's key in the address: a browser gets it as a cookie, and the address again without
-    /// it.
-    Enter,
+    /// A token, or the page's key of one.
+    Known(Holder),
+    /// A key of the page in the address: a browser gets it as a cookie, and the address again
+    /// without it.
+    Enter(String),
 }
 
 #[derive(Deserialize)]
@@ -29,51 +30,62 @@ struct Address {
 }
 
 /// A gRPC call brings the token in its header, and nothing else counts: a browser sends cookies by
-/// itself. The page takes the token, or its own key in a cookie, or either of them once in the
-/// address.
-pub fn check(request: &Request, token: &Token, grpc: bool) -> Result<Pass, Refusal> {
+/// itself. The page takes the token, or its key in a cookie, or either of them once in the address.
+pub fn check(request: &Request, tokens: &Tokens, grpc: bool) -> Result<Pass, Refusal> {
     let bearer = bearer(request.headers());
-    if bearer.is_some_and(|given| token.is(given)) {
-        return Ok(Pass::Known);
-    }
-    if grpc {
-        return Err(if bearer.is_some() {
-            Refusal::WrongToken
-        } else {
-            Refusal::NoToken
-        });
+    match bearer.map(|given| tokens.by_token(given)) {
+        Some(Ok(holder)) => return Ok(Pass::Known(holder)),
+        // A key of the page may come beside a token of something else.
+        Some(Err(Denied::Unknown)) if !grpc => {}
+        Some(Err(denied)) => return Err(denied.into()),
+        None if grpc => return Err(Refusal::NoToken),
+        None => {}
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let address = Query::<Address>::try_from_uri(request.uri())
         .ok()
         .and_then(|query| query.0.token);
     if let Some(given) = &address {
-        let right = token.is(given) || token.opens_page(given);
-        return if right && reads {
-            Ok(Pass::Enter)
+        let key = tokens.page_key(given)?;
+        return if reads {
+            Ok(Pass::Enter(key))
         } else {
             Err(Refusal::WrongToken)
         };
     }
-    let name = cookie_name(token);
-    let mut cookies = cookies(request.headers(), &name).peekable();
-    let brought = bearer.is_some() || cookies.peek().is_some();
-    // A browser adds the cookie to whatever it sends; what changes something must show that our own
-    // page sends it.
-    let acts = reads || origin::is_own_page(request);
-    let is_right = cookies.any(|given| token.opens_page(given));
-    match (is_right, acts, brought) {
-        (true, true, _) => Ok(Pass::Known),
-        (true, false, _) => Err(Refusal::CookieAlone),
-        (false, _, true) => Err(Refusal::WrongToken),
-        (false, _, false) => Err(Refusal::NoToken),
+    by_cookie(request, tokens, bearer.is_some(), reads)
+}
+
+/// A browser adds the cookie to whatever it sends; what changes something must show that our own
+/// page sends it.
+fn by_cookie(
+    request: &Request,
+    tokens: &Tokens,
+    mut has_brought: bool,
+    reads: bool,
+) -> Result<Pass, Refusal> {
+    let name = cookie_name(tokens.own());
+    let mut found = Err(Denied::Unknown);
+    for given in cookies(request.headers(), &name) {
+        has_brought = true;
+        let holder = tokens.by_page_key(given);
+        if !matches!(holder, Err(Denied::Unknown)) {
+            found = holder;
+        }
+    }
+    match found {
+        Ok(holder) if reads || origin::is_own_page(request) => Ok(Pass::Known(holder)),
+        Ok(_) => Err(Refusal::CookieAlone),
+        Err(denied) if has_brought => Err(denied.into()),
+        Err(_) => Err(Refusal::NoToken),
     }
 }
 
-/// The cookie that opens the page. Browsers keep one jar for all ports of a host, so that
-/// coordinators on one machine must have cookies of different names.
-pub fn page_cookie(token: &Token) -> String {
-    let (name, key) = (cookie_name(token), token.page_key());
+/// The cookie that opens the page with `key`. Browsers keep one jar for all ports of a host, so that
+/// coordinators on one machine must have cookies of different names; `own` is the first token of
+/// this one. A browser has one key at a time of each: the link that was opened last.
+pub fn page_cookie(own: &Token, key: &str) -> String {
+    let name = cookie_name(own);
     format!("{name}={key}; HttpOnly; SameSite=Strict; Path=/; Max-Age={MONTH}")
 }
 

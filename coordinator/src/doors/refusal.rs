@@ -1,7 +1,10 @@
 //! Why a request is not let in. This is data; how a refusal is sent is the subject of `answer`.
 
 use axum::http::{Method, StatusCode, Version};
+use qlora_proto::Role;
 use tonic::Code;
+
+use crate::tokens::Denied;
 
 /// Longer names are cut where they are repeated to who sent them.
 const LONGEST_NAME: usize = 100;
@@ -28,6 +31,17 @@ pub enum Refusal {
     NoToken,
     #[error("the token is not that of this coordinator; {WAY_IN}")]
     WrongToken,
+    #[error("{}; {ANOTHER}", Denied::Expired)]
+    Expired,
+    #[error("{}; {ANOTHER}", Denied::Revoked)]
+    Revoked,
+    #[error(
+        "the token has the role {has} and this needs {needs}; give a token of the role {needs}, which an admin makes with qlora-ctl token create --role {needs}"
+    )]
+    Role { has: Role, needs: Role },
+    /// No row of `roles` says who may call it.
+    #[error("no method {0}")]
+    Absent(String),
     #[error(
         "a request that changes something brings the page's cookie, and nothing says that the page sends it; {HEADER} instead of the cookie, or the header `Origin` with the address of this coordinator"
     )]
@@ -39,24 +53,53 @@ pub const HEADER: &str = "send the header `Authorization: Bearer TOKEN`";
 
 const WAY_IN: &str = "give --token-file FILE or set QLORA_TOKEN; the token is in the file `token` of the coordinator's state folder, or in the one of its --token-file";
 
+const ANOTHER: &str = "an admin makes another one with qlora-ctl token create";
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Unknown => Self::WrongToken,
+            Denied::Expired => Self::Expired,
+            Denied::Revoked => Self::Revoked,
+        }
+    }
+}
+
 impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Host(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::NoHost => StatusCode::BAD_REQUEST,
-            Self::Origin(_) => StatusCode::FORBIDDEN,
+            Self::Origin(_) | Self::Role { .. } => StatusCode::FORBIDDEN,
+            Self::Absent(_) => StatusCode::NOT_FOUND,
             Self::Version(_) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NoToken | Self::WrongToken | Self::CookieAlone => StatusCode::UNAUTHORIZED,
+            Self::NoToken
+            | Self::WrongToken
+            | Self::Expired
+            | Self::Revoked
+            | Self::CookieAlone => StatusCode::UNAUTHORIZED,
         }
     }
 
     pub fn code(&self) -> Code {
         match self {
-            Self::NoToken | Self::WrongToken | Self::CookieAlone => Code::Unauthenticated,
+            Self::NoToken
+            | Self::WrongToken
+            | Self::Expired
+            | Self::Revoked
+            | Self::CookieAlone => Code::Unauthenticated,
+            Self::Absent(_) => Code::Unimplemented,
             _ => Code::PermissionDenied,
         }
+    }
+}
+
+impl Refusal {
+    /// Whether somebody showed a token that opens nothing.
+    pub fn is_of_a_token(&self) -> bool {
+        matches!(self, Self::WrongToken | Self::Expired | Self::Revoked)
     }
 }
 

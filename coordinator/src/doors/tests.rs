@@ -1,5 +1,8 @@
 use axum::body::Body;
 use axum::http::Version;
+use qlora_access::Fingerprint;
+use qlora_proto::Role;
+use qlora_store::TokenRecord;
 
 use super::*;
 
@@ -11,7 +14,7 @@ fn doors() -> Arc<Doors> {
         vec!["head".into()],
         &[],
     );
-    Doors::new(hosts, token())
+    Doors::new(hosts, Tokens::new(token(), &[]))
 }
 
 fn token() -> Token {
@@ -61,7 +64,7 @@ fn a_grpc_call_needs_http_2_post_its_content_type_and_the_token_in_its_header() 
     ] {
         assert_eq!(
             call(Version::HTTP_2, "POST", kind),
-            Ok(Pass::Known),
+            Ok(Pass::Known(Holder::Local)),
             "{kind}"
         );
     }
@@ -119,6 +122,8 @@ fn every_method_of_every_service_needs_the_token_but_health() {
         "/some.other/Method",
         "//qlora.v1.JobService/ListJobs",
     ] {
+        // What is not there is told to nobody without a token.
+        let is_there = path.starts_with("/qlora.") || path.contains("reflection");
         let call = |more: &[(&str, &str)]| {
             let headers: Vec<_> = [kind].into_iter().chain(more.iter().copied()).collect();
             check(Version::HTTP_2, "POST", path, &headers)
@@ -146,9 +151,14 @@ fn every_method_of_every_service_needs_the_token_but_health() {
             Err(Refusal::NoToken),
             "{path}"
         );
+        let wanted = if is_there {
+            Ok(Pass::Known(Holder::Local))
+        } else {
+            Err(Refusal::Absent(path.into()))
+        };
         assert_eq!(
             call(&[("authorization", "bearer a-secret-of-some-length")]),
-            Ok(Pass::Known),
+            wanted,
             "{path}"
         );
         let in_address = format!("{path}?token={SECRET}");
@@ -211,19 +221,23 @@ fn health_is_open_to_every_host_but_not_to_pages_of_other_origins() {
 #[test]
 fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
     let key = token().page_key();
-    let cookie = page_cookie(&token());
+    let cookie = page_cookie(&token(), &token().page_key());
     let pair = cookie.split(';').next().expect("a pair");
     for path in ["/", "/j/1", "/metrics"] {
         assert_eq!(page(path, &[]), Err(Refusal::NoToken), "{path}");
         assert_eq!(
             page(path, &[("authorization", "Bearer a-secret-of-some-length")]),
-            Ok(Pass::Known),
+            Ok(Pass::Known(Holder::Local)),
             "{path}"
         );
-        assert_eq!(page(path, &[("cookie", pair)]), Ok(Pass::Known), "{path}");
+        assert_eq!(
+            page(path, &[("cookie", pair)]),
+            Ok(Pass::Known(Holder::Local)),
+            "{path}"
+        );
         assert_eq!(
             page(path, &[("cookie", &format!("a=b; {pair}; c=d"))]),
-            Ok(Pass::Known),
+            Ok(Pass::Known(Holder::Local)),
             "{path}"
         );
         for wrong in [
@@ -243,7 +257,7 @@ fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
         for given in [key.as_str(), SECRET] {
             assert_eq!(
                 page(&format!("{path}?token={given}"), &[]),
-                Ok(Pass::Enter),
+                Ok(Pass::Enter(key.clone())),
                 "{path} {given}"
             );
         }
@@ -270,7 +284,7 @@ fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
     );
     assert_eq!(
         post(&[("authorization", "Bearer a-secret-of-some-length")]),
-        Ok(Pass::Known)
+        Ok(Pass::Known(Holder::Local))
     );
     let wrong = [("cookie", "qlora_00000000=1")];
     assert_eq!(
@@ -279,9 +293,12 @@ fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
     );
     assert_eq!(
         post(&[("origin", "http://localhost:7070")]),
-        Ok(Pass::Known)
+        Ok(Pass::Known(Holder::Local))
     );
-    assert_eq!(post(&[("sec-fetch-site", "same-origin")]), Ok(Pass::Known));
+    assert_eq!(
+        post(&[("sec-fetch-site", "same-origin")]),
+        Ok(Pass::Known(Holder::Local))
+    );
     assert!(matches!(
         post(&[("origin", "http://evil.example")]),
         Err(Refusal::Origin(_))
@@ -293,10 +310,148 @@ fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
     );
 }
 
+/// Doors with a token of each role, and the tokens by their roles.
+fn with_roles() -> (Arc<Doors>, Vec<(Role, Token)>) {
+    let given: Vec<_> = Role::ALL
+        .iter()
+        .map(|role| (*role, Token::issue().expect("a token")))
+        .collect();
+    let records: Vec<_> = (1..)
+        .zip(&given)
+        .map(|(id, (role, token))| TokenRecord {
+            id,
+            name: String::new(),
+            role: (*role).into(),
+            hash: Fingerprint::of(token.secret()).hex(),
+            page_hash: Fingerprint::of(&token.page_key()).hex(),
+            created_unix_ms: 0,
+            expires_unix_ms: None,
+            revoked_unix_ms: None,
+            used_day: None,
+        })
+        .collect();
+    let hosts = Hosts::new("127.0.0.1:7070".parse().expect("an address"), vec![], &[]);
+    (Doors::new(hosts, Tokens::new(token(), &records)), given)
+}
+
+#[test]
+fn a_token_opens_what_its_role_may_do_and_nothing_once_it_is_over() {
+    let (doors, given) = with_roles();
+    let call = |path: &str, token: &Token| {
+        let bearer = format!("Bearer {}", token.secret());
+        let headers = [
+            ("content-type", "application/grpc"),
+            ("authorization", &bearer),
+        ];
+        doors.check(&request(Version::HTTP_2, "POST", path, &headers), None)
+    };
+    for (path, wanted) in [
+        ("/qlora.v1.JobService/Submit", &["admin", "submitter"][..]),
+        (
+            "/qlora.v1.JobService/Watch",
+            &["admin", "submitter", "viewer"],
+        ),
+        ("/qlora.v1.WorkerService/Register", &["admin", "worker"]),
+        ("/qlora.v1.TokenService/CreateToken", &["admin"]),
+    ] {
+        for (role, token) in &given {
+            let answer = call(path, token);
+            assert_eq!(
+                answer.is_ok(),
+                wanted.contains(&role.word()),
+                "{path} {role}"
+            );
+            if let Err(refusal) = answer {
+                assert_eq!(refusal.code(), tonic::Code::PermissionDenied);
+                assert!(refusal.to_string().contains(wanted.last().expect("a role")));
+            }
+        }
+    }
+    let (_, viewer) = &given[2];
+    doors.tokens.get(3).expect("a token").revoke(1);
+    let over = call("/qlora.v1.JobService/ListJobs", viewer).expect_err("a refusal");
+    assert_eq!(
+        (&over, over.code()),
+        (&Refusal::Revoked, tonic::Code::Unauthenticated)
+    );
+    assert!(over.to_string().starts_with("the token was revoked; "));
+}
+
+#[test]
+fn the_page_of_a_viewer_takes_no_act_by_its_key_either() {
+    let (doors, given) = with_roles();
+    let own_label: String = token().page_key().chars().take(8).collect();
+    let visit = |method: &str, path: &str, token: &Token| {
+        let cookie = format!("qlora_{own_label}={}", token.page_key());
+        let headers = [
+            ("cookie", cookie.as_str()),
+            ("sec-fetch-site", "same-origin"),
+        ];
+        doors.check(&request(Version::HTTP_11, method, path, &headers), None)
+    };
+    for (role, token) in &given {
+        let reads = *role != Role::Worker;
+        let acts = matches!(role, Role::Admin | Role::Submitter);
+        assert_eq!(visit("GET", "/j/1", token).is_ok(), reads, "{role}");
+        assert_eq!(visit("POST", "/j/1/cancel", token).is_ok(), acts, "{role}");
+        let entering = request(
+            Version::HTTP_11,
+            "GET",
+            &format!("/?token={}", token.secret()),
+            &[],
+        );
+        assert_eq!(
+            doors.check(&entering, None),
+            Ok(Pass::Enter(token.page_key())),
+            "{role}: the cookie never holds the token"
+        );
+    }
+    doors.tokens.get(3).expect("a token").revoke(1);
+    assert_eq!(visit("GET", "/", &given[2].1), Err(Refusal::Revoked));
+}
+
+#[tokio::test]
+async fn a_stream_breaks_off_at_its_next_message_once_its_token_is_over() {
+    use http_body::Body as _;
+    let (doors, _) = with_roles();
+    let issued = doors.tokens.get(3).expect("a token");
+    let pieces = || {
+        let all = ["one", "two", "three"].map(Ok::<_, std::convert::Infallible>);
+        Body::from_stream(tokio_stream::iter(all))
+    };
+    let next = async |body: &mut Ending| {
+        std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context)).await
+    };
+    let mut answer = Ending::new(pieces(), issued.clone(), Way::Trailers);
+    let mut sent = Ending::new(pieces(), issued.clone(), Way::Fault);
+    for body in [&mut answer, &mut sent] {
+        for _ in 0..2 {
+            let frame = next(&mut *body).await.expect("a frame").expect("a piece");
+            assert!(frame.is_data());
+        }
+    }
+    issued.revoke(1);
+    let last = next(&mut answer).await.expect("a frame").expect("an end");
+    let trailers = last.into_trailers().expect("trailers");
+    assert_eq!(trailers["grpc-status"], "16");
+    assert!(next(&mut answer).await.is_none() && answer.is_end_stream());
+    let fault = next(&mut sent)
+        .await
+        .expect("a frame")
+        .expect_err("a fault");
+    assert_eq!(
+        tonic::Status::from_error(Box::new(fault)).code(),
+        tonic::Code::Unauthenticated
+    );
+    // Who revokes its own token gets the answer.
+    let mut alone = Ending::new(pieces(), issued, Way::Trailers);
+    assert!(next(&mut alone).await.expect("a frame").is_ok());
+}
+
 #[test]
 fn the_key_leaves_the_address_and_leads_to_no_other_host() {
     for (path, wanted) in [("/", "/"), ("/j/7", "/j/7"), ("//evil.example", "/")] {
-        let response = enter(&token(), path);
+        let response = enter(&token(), &token().page_key(), path);
         assert_eq!(response.status(), StatusCode::SEE_OTHER);
         assert_eq!(response.headers()["location"], wanted);
         assert_eq!(response.headers()["referrer-policy"], "no-referrer");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qlora_engine::{Engine, Event, Job, JobId, Response, SessionId};
-use qlora_store::{JournalEntry, Write};
+use qlora_store::{By, Write};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::waiter::Waiter;
@@ -19,6 +19,7 @@ pub(super) enum Command {
     Event {
         event: Event,
         attached: Vec<Write>,
+        by: Option<By>,
         reply: oneshot::Sender<Result<Response, CallError>>,
     },
     Forget {
@@ -36,7 +37,7 @@ pub struct Handle {
 
 pub(super) struct Shared {
     pub jobs: broadcast::Sender<Arc<Job>>,
-    pub events: broadcast::Sender<JournalEntry>,
+    pub events: broadcast::Sender<()>,
     pub waiters: Mutex<HashMap<SessionId, Arc<Waiter>>>,
     /// Jobs that are set aside because they cannot be read, and why.
     pub unreadable: Mutex<BTreeMap<JobId, String>>,
@@ -46,7 +47,12 @@ pub(super) struct Shared {
 impl Handle {
     /// Gives an event to the engine and waits until its effects are durable.
     pub async fn event(&self, event: Event) -> Result<Response, CallError> {
-        self.event_with(event, Vec::new()).await
+        self.send(event, Vec::new(), None).await
+    }
+
+    /// As [`Self::event`], asked for `by` somebody.
+    pub async fn event_by(&self, event: Event, by: Option<By>) -> Result<Response, CallError> {
+        self.send(event, Vec::new(), by).await
     }
 
     /// As [`Self::event`]; `attached` is stored with it if the engine takes it for new.
@@ -55,10 +61,20 @@ impl Handle {
         event: Event,
         attached: Vec<Write>,
     ) -> Result<Response, CallError> {
+        self.send(event, attached, None).await
+    }
+
+    async fn send(
+        &self,
+        event: Event,
+        attached: Vec<Write>,
+        by: Option<By>,
+    ) -> Result<Response, CallError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Event {
             event,
             attached,
+            by,
             reply,
         };
         self.commands
@@ -110,9 +126,14 @@ impl Handle {
         self.shared.jobs.subscribe()
     }
 
-    /// Every journal entry as it becomes durable.
-    pub fn watch_events(&self) -> broadcast::Receiver<JournalEntry> {
+    /// Tells that the journal has new entries.
+    pub fn watch_events(&self) -> broadcast::Receiver<()> {
         self.shared.events.subscribe()
+    }
+
+    /// Somebody else has made an entry of the journal durable.
+    pub fn has_recorded(&self) {
+        let _ = self.shared.events.send(());
     }
 
     /// Is notified when `session` should synchronize; none where nobody has that session.

@@ -16,6 +16,7 @@ use super::bounds::Bounds;
 #[derive(Debug)]
 pub struct Connection {
     local: SocketAddr,
+    peer: SocketAddr,
     state: Mutex<State>,
 }
 
@@ -37,6 +38,7 @@ impl Connection {
         };
         Ok(Arc::new(Self {
             local: stream.local_addr()?,
+            peer: stream.peer_addr()?,
             state: Mutex::new(state),
         }))
     }
@@ -44,6 +46,11 @@ impl Connection {
     /// The address that the peer called.
     pub fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// The address that the peer calls from.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// The peer has shown the token.

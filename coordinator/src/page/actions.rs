@@ -1,16 +1,18 @@
 //! What the page can do: download an artifact, cancel, pause and resume a job.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Redirect, Response};
 use qlora_engine::{Event, JobId};
 use qlora_proto::CHUNK_BYTES;
-use qlora_store::{ArtifactReader, Digest256, JobStore};
+use qlora_store::{ArtifactReader, By, Digest256, JobStore};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::refusals::{failed, job_number, not_found};
+use crate::caller::Caller;
 use crate::convert;
 use crate::error::CallError;
 use crate::services::Services;
@@ -85,41 +87,50 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
     (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
 }
 
-/// Cancels a job, then redirects to its page. `doors::guard` has refused requests from other origins.
+/// Cancels a job, then redirects to its page. `doors::guard` has refused requests from other
+/// origins, and of whoever may only look.
 pub async fn cancel<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
 ) -> Response {
     let event = |job| Event::Cancel {
         job,
         reason: "by user, on the page".into(),
     };
-    change(&services, &id, event).await
+    change(&services, &id, caller.by("cancel"), event).await
 }
 
 /// Pauses a job, as [`cancel`] cancels one.
 pub async fn pause<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
 ) -> Response {
     let event = |job| Event::Pause {
         job,
         reason: "by user, on the page".into(),
     };
-    change(&services, &id, event).await
+    change(&services, &id, caller.by("pause"), event).await
 }
 
 /// Lets a paused job go on, as [`cancel`] cancels one.
 pub async fn resume<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
 ) -> Response {
-    change(&services, &id, |job| Event::Resume { job, from: None }).await
+    change(&services, &id, caller.by("resume"), |job| Event::Resume {
+        job,
+        from: None,
+    })
+    .await
 }
 
 async fn change<S: JobStore>(
     services: &Services<S>,
     id: &str,
+    by: By,
     event: impl FnOnce(JobId) -> Event,
 ) -> Response {
     let id = match job_number(id) {
@@ -130,7 +141,8 @@ async fn change<S: JobStore>(
     if let Err(e) = services.job(id).await {
         return failed(&e);
     }
-    match services.driver.event(event(convert::job_in(id))).await {
+    let event = event(convert::job_in(id));
+    match services.driver.event_by(event, Some(by)).await {
         Ok(_) => Redirect::to(&format!("/j/{id}")).into_response(),
         Err(e) => failed(&e),
     }

@@ -10,8 +10,14 @@ use super::jobs::number;
 use super::{chart, layout};
 
 /// Every section is always there, also where it has nothing to show, so that each can be renewed in
-/// its place.
-pub fn page(job: &Job, why: Option<&ExplainResponse>, curve: &Curve, logs: &[LogRecord]) -> Markup {
+/// its place. `acts` says whether who looks may do something to the job.
+pub fn page(
+    job: &Job,
+    why: Option<&ExplainResponse>,
+    curve: &Curve,
+    logs: &[LogRecord],
+    acts: bool,
+) -> Markup {
     let p = job.progress.clone().unwrap_or_default();
     layout::page(
         &format!("job {}", job.id),
@@ -20,7 +26,7 @@ pub fn page(job: &Job, why: Option<&ExplainResponse>, curve: &Curve, logs: &[Log
                 h1 { "Job " (job.id) " " (job.name) " " span class=(job.state().word()) { "● " (job.state().word()) } }
                 (reason(job, why))
             }
-            section { (hold(job)) (cancel(job)) }
+            section { @if acts { (hold(job)) (cancel(job)) } }
             section {
                 (figures(job, &p))
                 @if p.steps > 0 { progress max=(p.steps) value=(p.step) aria-label="steps done" {} }

@@ -2,7 +2,7 @@
 //!
 //! A page asks every two seconds for its own address and swaps in the sections that changed, so
 //! that it works, without updates, where scripts are off. It shows jobs, hands out artifacts, and
-//! cancels, pauses and resumes jobs; it changes nothing else.
+//! cancels, pauses and resumes jobs; it changes nothing else. Who may only look sees no button.
 
 mod actions;
 mod chart;
@@ -14,18 +14,19 @@ mod refusals;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use qlora_engine::{Engine, Job, JobState};
 use qlora_proto::ExplainResponse;
 use qlora_store::JobStore;
 
 use self::curve::Curves;
-use self::refusals::{failed, job_number, refused};
-pub use self::refusals::{no_entry, not_found};
+use self::refusals::{failed, job_number};
+pub use self::refusals::{no_entry, not_found, refused};
+use crate::caller::Caller;
 use crate::clock::now;
 use crate::convert;
 use crate::services::{Services, explain, summary};
@@ -80,6 +81,7 @@ async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
 async fn show<S: JobStore>(
     State((services, curves)): State<(Services<S>, Arc<Curves>)>,
     Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
 ) -> Response {
     let id = match job_number(&id) {
         Ok(id) => id,
@@ -106,7 +108,9 @@ async fn show<S: JobStore>(
         .last_logs(convert::job_in(id), LOG_LINES)
         .await;
     match (curve, logs) {
-        (Ok(curve), Ok(logs)) => job::page(&job, why.as_ref(), &curve, &logs).into_response(),
+        (Ok(curve), Ok(logs)) => {
+            job::page(&job, why.as_ref(), &curve, &logs, caller.acts()).into_response()
+        }
         (Err(e), _) | (_, Err(e)) => failed(&e.into()),
     }
 }

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming as Incoming};
 
 use super::{Services, Streaming, streaming};
-use crate::convert;
+use crate::caller::Caller;
 use crate::error::CallError;
+use crate::{caller, convert};
 
 /// A sender that is silent for this long is gone; what it has sent waits for the next one.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -49,6 +50,7 @@ impl<S: JobStore> ArtifactService for Services<S> {
         &self,
         request: Request<Incoming<UploadRequest>>,
     ) -> Result<Response<UploadResponse>, Status> {
+        let is_worker = caller::of(request.extensions()).is_some_and(Caller::is_worker);
         let mut messages = request.into_inner();
         let first = next(&mut messages)
             .await?
@@ -56,6 +58,11 @@ impl<S: JobStore> ArtifactService for Services<S> {
         let header = first
             .header
             .ok_or_else(|| Status::invalid_argument("the first message has no header"))?;
+        if is_worker && header.token == 0 {
+            return Err(Status::permission_denied(
+                "a worker's token uploads for an attempt only; a person's files need a token of the role submitter",
+            ));
+        }
         self.may_upload(&header).await?;
         let digest = digest(&header.digest)?;
         let stat = self
@@ -86,7 +93,13 @@ impl<S: JobStore> ArtifactService for Services<S> {
         &self,
         request: Request<DownloadRequest>,
     ) -> Result<Response<Self::DownloadStream>, Status> {
+        let is_worker = caller::of(request.extensions()).is_some_and(Caller::is_worker);
         let request = request.into_inner();
+        if is_worker && !self.is_of_an_attempt(&request.digest).await? {
+            return Err(Status::permission_denied(
+                "a worker's token downloads what a running attempt needs and nothing else; other artifacts need a token of the role viewer",
+            ));
+        }
         let mut reader = self
             .artifacts
             .read(&digest(&request.digest)?, request.offset)
@@ -157,6 +170,20 @@ impl<S: JobStore> Services<S> {
             .map_err(CallError::from)?;
         receive(&mut upload, first, messages).await?;
         Ok(upload.finish().await.map_err(CallError::from)?)
+    }
+
+    /// Whether a job that runs has the artifact `digest`.
+    async fn is_of_an_attempt(&self, digest: &str) -> Result<bool, CallError> {
+        let digest = digest.to_owned();
+        self.driver
+            .read(move |engine| {
+                let mut held = engine.workers().filter_map(|worker| worker.assigned);
+                held.any(|token| {
+                    let job = engine.job_of(token).and_then(|id| engine.job(id));
+                    job.is_some_and(|job| job.digests().any(|one| one == digest))
+                })
+            })
+            .await
     }
 
     /// An attempt uploads only while it is current; a person always may.

@@ -9,9 +9,9 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use crate::clock::now;
-use crate::convert;
 use crate::error::CallError;
 use crate::runnable::quantizable;
+use crate::{caller, convert};
 
 #[tonic::async_trait]
 impl<S: JobStore> ConfigService for Services<S> {
@@ -19,6 +19,7 @@ impl<S: JobStore> ConfigService for Services<S> {
         &self,
         request: Request<PutConfigRequest>,
     ) -> Result<Response<ConfigRevision>, Status> {
+        let by = caller::by(request.extensions(), "config put");
         let PutConfigRequest { name, yaml } = request.into_inner();
         let valid = !name.is_empty()
             && name.len() <= 100
@@ -41,9 +42,10 @@ impl<S: JobStore> ConfigService for Services<S> {
         let hash = hex::encode(Sha256::digest(yaml.as_bytes()));
         let made = self
             .store
-            .put_config(&name, &yaml, &hash, now().wall.0)
+            .put_config(&name, &yaml, &hash, now().wall.0, by)
             .await
             .map_err(CallError::from)?;
+        self.driver.has_recorded();
         Ok(Response::new(convert::config(made)))
     }
 

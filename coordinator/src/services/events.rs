@@ -25,6 +25,7 @@ impl<S: JobStore> EventService for Services<S> {
         let SubscribeRequest {
             mut after,
             until_now,
+            audit,
         } = request.into_inner();
         let mut news = self.driver.watch_events();
         let (sender, receiver) = mpsc::channel(64);
@@ -40,6 +41,9 @@ impl<S: JobStore> EventService for Services<S> {
                 let full = entries.len() == PAGE as usize;
                 for entry in entries {
                     after = entry.seq;
+                    if audit && entry.by.is_none() {
+                        continue;
+                    }
                     if sender.send(Ok(convert::event(entry))).await.is_err() {
                         return;
                     }

@@ -7,7 +7,7 @@ use qlora_engine as domain;
 use qlora_engine::{Event, Needs};
 use qlora_proto::job_service_server::JobService;
 use qlora_proto::*;
-use qlora_store::{Digest256, JobStore};
+use qlora_store::{By, Digest256, JobStore};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -20,7 +20,7 @@ use crate::clock::now;
 use crate::error::CallError;
 use crate::needs::needs;
 use crate::runnable::runnable;
-use crate::{convert, names};
+use crate::{caller, convert, names};
 
 /// Log lines that are read at one time.
 const PAGE: u32 = 500;
@@ -39,11 +39,12 @@ impl<S: JobStore> JobService for Services<S> {
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
         let span = tracing::info_span!("submit", job = tracing::field::Empty);
+        let by = caller::by(request.extensions(), "submit");
         qlora_telemetry::set_parent(&span, request.metadata());
         async {
             let spec = self.spec(request.into_inner()).await?;
             let spec = Box::new(spec);
-            self.submitted(Event::Submit { spec }).await
+            self.submitted(Event::Submit { spec }, by).await
         }
         .instrument(span)
         .await
@@ -98,29 +99,33 @@ impl<S: JobStore> JobService for Services<S> {
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Job>, Status> {
+        let by = caller::by(request.extensions(), "cancel");
         let CancelRequest { id, reason } = request.into_inner();
         let job = convert::job_in(id);
         let reason = or_by_user(reason);
-        Ok(self.change(id, Event::Cancel { job, reason }).await?)
+        Ok(self.change(id, by, Event::Cancel { job, reason }).await?)
     }
 
     async fn pause(&self, request: Request<PauseRequest>) -> Result<Response<Job>, Status> {
+        let by = caller::by(request.extensions(), "pause");
         let PauseRequest { id, reason } = request.into_inner();
         let job = convert::job_in(id);
         let reason = or_by_user(reason);
-        Ok(self.change(id, Event::Pause { job, reason }).await?)
+        Ok(self.change(id, by, Event::Pause { job, reason }).await?)
     }
 
     async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<Job>, Status> {
+        let by = caller::by(request.extensions(), "resume");
         let ResumeRequest { id, from_step } = request.into_inner();
         let (job, from) = (convert::job_in(id), from_step);
-        Ok(self.change(id, Event::Resume { job, from }).await?)
+        Ok(self.change(id, by, Event::Resume { job, from }).await?)
     }
 
     async fn retry(
         &self,
         request: Request<RetryRequest>,
     ) -> Result<Response<SubmitResponse>, Status> {
+        let by = caller::by(request.extensions(), "retry");
         let RetryRequest {
             id,
             from_start,
@@ -132,17 +137,18 @@ impl<S: JobStore> JobService for Services<S> {
             from_start,
             idempotency_key: Some(idempotency_key).filter(|key| !key.is_empty()),
         };
-        self.submitted(event).await
+        self.submitted(event, by).await
     }
 
     async fn remove(
         &self,
         request: Request<RemoveRequest>,
     ) -> Result<Response<RemoveResponse>, Status> {
+        let by = caller::by(request.extensions(), "rm");
         let id = request.into_inner().id;
         self.job(id).await?;
         let job = convert::job_in(id);
-        self.driver.event(Event::RemoveJob { job }).await?;
+        self.driver.event_by(Event::RemoveJob { job }, by).await?;
         Ok(Response::new(RemoveResponse {}))
     }
 
@@ -150,13 +156,14 @@ impl<S: JobStore> JobService for Services<S> {
         &self,
         request: Request<PruneRequest>,
     ) -> Result<Response<Self::PruneStream>, Status> {
+        let by = caller::by(request.extensions(), "prune");
         let request = request.into_inner();
         let dry_run = request.dry_run;
         let asked = asked(request)?;
         let (sender, receiver) = mpsc::channel(16);
         let services = self.clone();
         tokio::spawn(async move {
-            if let Err(e) = services.prune_each(asked, dry_run, &sender).await {
+            if let Err(e) = services.prune_each(asked, dry_run, by, &sender).await {
                 drop(sender.send(Err(e.into())).await);
             }
         });
@@ -280,17 +287,27 @@ impl<S: JobStore> JobService for Services<S> {
 
 impl<S: JobStore> Services<S> {
     /// The job `id` after `event`, which changes it.
-    async fn change(&self, id: u64, event: Event) -> Result<Response<Job>, CallError> {
+    async fn change(
+        &self,
+        id: u64,
+        by: Option<By>,
+        event: Event,
+    ) -> Result<Response<Job>, CallError> {
         // A job whose record cannot be read is there, and the engine does not know it: this read
         // tells why.
         self.job(id).await?;
-        self.driver.event(event).await?;
+        self.driver.event_by(event, by).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
     /// The job that `event` submits.
-    async fn submitted(&self, event: Event) -> Result<Response<SubmitResponse>, Status> {
-        let domain::Response::Submitted { job, created } = self.driver.event(event).await? else {
+    async fn submitted(
+        &self,
+        event: Event,
+        by: Option<By>,
+    ) -> Result<Response<SubmitResponse>, Status> {
+        let domain::Response::Submitted { job, created } = self.driver.event_by(event, by).await?
+        else {
             return Err(Status::internal(
                 "the engine gave another answer than a submission",
             ));

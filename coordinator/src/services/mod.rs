@@ -7,6 +7,7 @@ mod explain;
 mod gone;
 mod jobs;
 mod prune;
+mod tokens;
 mod workers;
 
 use std::pin::Pin;
@@ -20,6 +21,7 @@ pub use self::explain::{explain, summary};
 pub use self::gone::take_off_the_gone;
 use crate::driver::Handle;
 use crate::instruments::Instruments;
+use crate::tokens::Tokens;
 
 /// What every service needs.
 pub struct Services<S> {
@@ -27,6 +29,7 @@ pub struct Services<S> {
     pub store: Arc<S>,
     pub artifacts: ArtifactStore,
     pub instruments: Instruments,
+    pub tokens: Arc<Tokens>,
     /// It listens on loopback addresses only.
     pub loopback_only: bool,
 }
@@ -38,6 +41,7 @@ impl<S> Clone for Services<S> {
             store: self.store.clone(),
             artifacts: self.artifacts.clone(),
             instruments: self.instruments.clone(),
+            tokens: self.tokens.clone(),
             loopback_only: self.loopback_only,
         }
     }
@@ -72,6 +76,7 @@ pub async fn routes<S: JobStore>(
     use qlora_proto::config_service_server::ConfigServiceServer;
     use qlora_proto::event_service_server::EventServiceServer;
     use qlora_proto::job_service_server::JobServiceServer;
+    use qlora_proto::token_service_server::TokenServiceServer;
     use qlora_proto::worker_service_server::WorkerServiceServer;
 
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -91,5 +96,6 @@ pub async fn routes<S: JobStore>(
         .add_service(ConfigServiceServer::new(services.clone()))
         .add_service(WorkerServiceServer::new(services.clone()))
         .add_service(ArtifactServiceServer::new(services.clone()))
+        .add_service(TokenServiceServer::new(services.clone()))
         .add_service(EventServiceServer::new(services)))
 }

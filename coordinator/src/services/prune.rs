@@ -2,7 +2,7 @@
 
 use qlora_engine::Prune;
 use qlora_proto::*;
-use qlora_store::JobStore;
+use qlora_store::{By, JobStore};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -39,12 +39,13 @@ pub fn asked(request: PruneRequest) -> Result<Asked, CallError> {
 }
 
 impl<S: JobStore> Services<S> {
-    /// Lets what is asked for go, job by job, unless it is a `dry_run`; ends early where nobody
-    /// hears of it any more.
+    /// Lets what is asked for `by` somebody go, job by job, unless it is a `dry_run`; ends early
+    /// where nobody hears of it any more.
     pub(super) async fn prune_each(
         &self,
         asked: Asked,
         dry_run: bool,
+        by: Option<By>,
         told: &mpsc::Sender<Result<PrunedJob, Status>>,
     ) -> Result<(), CallError> {
         let at = now().wall;
@@ -57,7 +58,7 @@ impl<S: JobStore> Services<S> {
             if told.is_closed() {
                 return Ok(());
             }
-            if !dry_run && !going.go(&self.driver).await? {
+            if !dry_run && !going.go(&self.driver, by.clone()).await? {
                 continue;
             }
             if told.send(Ok(pruned)).await.is_err() {

@@ -9,7 +9,7 @@ use qlora_engine::{Event, SessionId, Token, Wanted};
 use qlora_proto::synchronize_response::Wanted as WireWanted;
 use qlora_proto::worker_service_server::WorkerService;
 use qlora_proto::*;
-use qlora_store::{JobStore, Write};
+use qlora_store::{By, JobStore, Write};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -17,7 +17,7 @@ use super::{Services, or_by_user};
 use crate::clock::now;
 use crate::driver::{Handle, Waiter};
 use crate::error::CallError;
-use crate::{convert, names};
+use crate::{caller, convert, names};
 
 /// The longest that an answer is held; below every lease, so that holding renews it.
 const LONGEST_HOLD: Duration = Duration::from_secs(20);
@@ -83,6 +83,7 @@ impl<S: JobStore> WorkerService for Services<S> {
         &self,
         request: Request<SynchronizeRequest>,
     ) -> Result<Response<SynchronizeResponse>, Status> {
+        let caller = caller::of(request.extensions()).cloned();
         let request = request.into_inner();
         let session = convert::session_in(request.session);
         let lease_ms = self.lease_ms().await?;
@@ -102,6 +103,10 @@ impl<S: JobStore> WorkerService for Services<S> {
         };
         loop {
             let woken = waiter.woken.notified();
+            // A token that ended while the call was held gets no work.
+            if let Some(caller) = &caller {
+                caller.check().map_err(CallError::Denied)?;
+            }
             let wanted = self.sync_once(session, &request).await?;
             let quiet = matches!(wanted, Wanted::Nothing | Wanted::GoOn);
             if quiet && tokio::time::timeout_at(until, woken).await.is_ok() {
@@ -242,10 +247,10 @@ impl<S: JobStore> WorkerService for Services<S> {
         &self,
         request: Request<RemoveWorkerRequest>,
     ) -> Result<Response<RemoveWorkerResponse>, Status> {
+        let by = caller::by(request.extensions(), "worker removal");
+        let name = request.into_inner().name;
         self.driver
-            .event(Event::RemoveWorker {
-                name: request.into_inner().name,
-            })
+            .event_by(Event::RemoveWorker { name }, by)
             .await?;
         Ok(Response::new(RemoveWorkerResponse {}))
     }
@@ -262,22 +267,25 @@ impl<S: JobStore> WorkerService for Services<S> {
         &self,
         request: Request<DrainWorkerRequest>,
     ) -> Result<Response<WorkerInfo>, Status> {
+        let by = caller::by(request.extensions(), "drain");
         let DrainWorkerRequest { name, reason, now } = request.into_inner();
         let event = Event::Drain {
             worker: name.clone(),
             reason: or_by_user(reason),
             at_once: now,
         };
-        Ok(self.change_worker(name, event).await?)
+        Ok(self.change_worker(name, by, event).await?)
     }
 
     async fn undrain_worker(
         &self,
         request: Request<UndrainWorkerRequest>,
     ) -> Result<Response<WorkerInfo>, Status> {
+        let by = caller::by(request.extensions(), "undrain");
         let name = request.into_inner().name;
         let worker = name.clone();
-        Ok(self.change_worker(name, Event::Undrain { worker }).await?)
+        let event = Event::Undrain { worker };
+        Ok(self.change_worker(name, by, event).await?)
     }
 }
 
@@ -325,9 +333,10 @@ impl<S: JobStore> Services<S> {
     async fn change_worker(
         &self,
         name: String,
+        by: Option<By>,
         event: Event,
     ) -> Result<Response<WorkerInfo>, CallError> {
-        self.driver.event(event).await?;
+        self.driver.event_by(event, by).await?;
         let workers = self.driver.read(convert::workers).await?;
         // One that was known by its drain alone is not listed once it is undrained.
         let found = workers.into_iter().find(|worker| worker.name == name);

@@ -22,6 +22,7 @@ pub use bounds::Bounds;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use records::{
-    ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write,
+    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
+    Unreadable, Write,
 };
 pub use sqlite::SqliteStore;

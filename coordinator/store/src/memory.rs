@@ -9,7 +9,7 @@ use qlora_engine::{Drain, Job, JobId, Reserved};
 use crate::bounds::{Bounds, Thinning, superfluous};
 use crate::error::StoreError;
 use crate::records::{
-    ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Write,
+    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord, Write,
 };
 
 /// Forgets everything when dropped.
@@ -47,6 +47,7 @@ struct State {
     logs: BTreeMap<JobId, Vec<LogRecord>>,
     journal: Vec<JournalEntry>,
     configs: Vec<ConfigRevision>,
+    tokens: BTreeMap<u64, TokenRecord>,
     reserved: Reserved,
 }
 
@@ -158,6 +159,17 @@ impl JobStore for MemoryStore {
                     worker,
                     drain: None,
                 } => drop(state.drains.remove(&worker)),
+                Write::AddToken(token) => drop(state.tokens.insert(token.id, *token)),
+                Write::RevokeToken { id, unix_ms } => {
+                    if let Some(token) = state.tokens.get_mut(&id) {
+                        token.revoked_unix_ms = token.revoked_unix_ms.or(Some(unix_ms));
+                    }
+                }
+                Write::TokenUsed { id, day } => {
+                    if let Some(token) = state.tokens.get_mut(&id) {
+                        token.used_day = token.used_day.max(Some(day));
+                    }
+                }
             }
         }
         Ok(entries)
@@ -214,12 +226,17 @@ impl JobStore for MemoryStore {
         Ok(page(Some(&self.state().journal), after, limit))
     }
 
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        Ok(self.state().tokens.values().cloned().collect())
+    }
+
     async fn put_config(
         &self,
         name: &str,
         yaml: &str,
         hash: &str,
         unix_ms: u64,
+        by: Option<By>,
     ) -> Result<ConfigRevision, StoreError> {
         let mut state = self.state();
         let newest = state
@@ -240,6 +257,9 @@ impl JobStore for MemoryStore {
             unix_ms,
         };
         state.configs.push(made.clone());
+        if let Some(by) = by {
+            state.add_entry(made.entry(by), self.bounds);
+        }
         Ok(made)
     }
 

@@ -29,6 +29,17 @@ pub struct LogRecord {
     pub token: u64,
 }
 
+/// Who asked for a change, and from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct By {
+    /// The name or the number of a token, or `local` for the first one.
+    pub who: String,
+    /// The address that the request came from.
+    pub from: String,
+    /// What was asked for, in a word or two.
+    pub act: String,
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalEntry {
@@ -39,6 +50,26 @@ pub struct JournalEntry {
     pub worker: Option<String>,
     pub kind: String,
     pub text: String,
+    /// None where nobody asked for it.
+    pub by: Option<By>,
+}
+
+/// A token that was given out. It is not in here: only what it is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRecord {
+    /// Never given again.
+    pub id: u64,
+    pub name: String,
+    pub role: String,
+    /// SHA-256 of the token, and of the key that opens the page with it, as hex text.
+    pub hash: String,
+    pub page_hash: String,
+    pub created_unix_ms: u64,
+    /// None where it does not expire.
+    pub expires_unix_ms: Option<u64>,
+    pub revoked_unix_ms: Option<u64>,
+    /// The last day on which it was used, counted from 1970.
+    pub used_day: Option<u64>,
 }
 
 /// A named configuration that never changes.
@@ -73,6 +104,33 @@ pub enum Write {
         worker: String,
         drain: Option<Drain>,
     },
+    AddToken(Box<TokenRecord>),
+    RevokeToken {
+        id: u64,
+        unix_ms: u64,
+    },
+    TokenUsed {
+        id: u64,
+        day: u64,
+    },
+}
+
+impl ConfigRevision {
+    /// The kind of the journal entry that tells of a new one.
+    pub const KIND: &str = "put";
+
+    /// What the journal tells of this revision.
+    pub(crate) fn entry(&self, by: By) -> JournalEntry {
+        JournalEntry {
+            seq: 0,
+            unix_ms: self.unix_ms,
+            job: None,
+            worker: None,
+            kind: Self::KIND.into(),
+            text: format!("configuration {} revision {}", self.name, self.revision),
+            by: Some(by),
+        }
+    }
 }
 
 /// A job's record that cannot be read. It is left as it is, and passed over.
@@ -152,14 +210,18 @@ pub trait JobStore: Send + Sync + 'static {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
-    /// Makes the next revision of `name`; the newest is returned unchanged where its text is the
-    /// same.
+    /// Every token that was ever given out, oldest first.
+    fn tokens(&self) -> impl Future<Output = Result<Vec<TokenRecord>, StoreError>> + Send;
+
+    /// Makes the next revision of `name`, and an entry of the journal where it is `by` somebody; the
+    /// newest is returned unchanged where its text is the same.
     fn put_config(
         &self,
         name: &str,
         yaml: &str,
         hash: &str,
         unix_ms: u64,
+        by: Option<By>,
     ) -> impl Future<Output = Result<ConfigRevision, StoreError>> + Send;
 
     /// A revision, or the newest for 0.

@@ -112,7 +112,7 @@ async fn conforms(store: impl JobStore) {
         }]
     );
 
-    let put = |text: &'static str| store.put_config("c", text, text, 1);
+    let put = |text: &'static str| store.put_config("c", text, text, 1, None);
     assert_eq!(put("one").await.expect("a revision").revision, 1);
     assert_eq!(put("two").await.expect("a revision").revision, 2);
     assert_eq!(put("two").await.expect("a revision").revision, 2);
@@ -123,7 +123,7 @@ async fn conforms(store: impl JobStore) {
         Err(StoreError::NoConfig { .. })
     ));
     store
-        .put_config("d", "x", "x", 1)
+        .put_config("d", "x", "x", 1, None)
         .await
         .expect("a revision");
     let names = |all: Vec<ConfigRevision>| {
@@ -373,7 +373,7 @@ async fn a_write_that_nobody_waits_for_any_more_leaves_no_doubt_about_the_next()
     let (mut cut, mut made) = (0, 0);
     for polls in 0..400 {
         let yaml = format!("revision {polls}");
-        let mut put = Box::pin(store.put_config("c", &yaml, &yaml, 1));
+        let mut put = Box::pin(store.put_config("c", &yaml, &yaml, 1, None));
         let mut left = polls;
         // Dropped after so many polls, or done before.
         let ended = std::future::poll_fn(|context| {
@@ -452,6 +452,9 @@ async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
             .bind(body.replace("\"NaN\"", "null"));
         add.execute(&mut old).await.expect("a job");
     }
+    let line =
+        "INSERT INTO journal (unix_ms, job, worker, kind, text) VALUES (3, 1, NULL, 'x', 'a line')";
+    sqlx::raw_sql(line).execute(&mut old).await.expect("a line");
     let add = "INSERT INTO jobs (id, spec, body) VALUES (3, '{', 'x')";
     sqlx::raw_sql(add).execute(&mut old).await.expect("a job");
     old.close().await.expect("an end");
@@ -476,6 +479,9 @@ async fn a_database_of_the_first_schema_is_taken_over_with_all_its_jobs() {
         stored.coordinator_id
     );
     assert!(stored.drains.is_empty());
+    let lines = store.journal(0, 10).await.expect("the journal");
+    assert_eq!((lines[0].text.as_str(), &lines[0].by), ("a line", &None));
+    assert_eq!(store.tokens().await.expect("tokens"), []);
     // What the row without JSON had is not known, so none of what it may have had is given again.
     assert!(
         stored.reserved.token > Token(41 + 1000),
@@ -737,4 +743,98 @@ async fn the_records_of_a_job_go_without_it() {
     let store = SqliteStore::open(folder.path()).await.expect("a store");
     assert!(store.disk_bytes() > 0);
     forgets_records(store).await;
+}
+
+fn token(id: u64, name: &str) -> TokenRecord {
+    TokenRecord {
+        id,
+        name: name.into(),
+        role: "viewer".into(),
+        hash: "h".into(),
+        page_hash: "p".into(),
+        created_unix_ms: 3,
+        expires_unix_ms: Some(9),
+        revoked_unix_ms: None,
+        used_day: None,
+    }
+}
+
+/// Tokens are kept, ended once, and used on the latest day that was told; a change says whose it is.
+async fn keeps_tokens(store: &impl JobStore) {
+    let by = By {
+        who: "ci".into(),
+        from: "10.0.0.5:1".into(),
+        act: "token create".into(),
+    };
+    let told = JournalEntry {
+        by: Some(by.clone()),
+        ..entry("created")
+    };
+    let endless = TokenRecord {
+        expires_unix_ms: None,
+        ..token(2, "")
+    };
+    let writes = vec![
+        Write::AddToken(Box::new(token(1, "ci"))),
+        Write::AddToken(Box::new(endless.clone())),
+        Write::Journal(told.clone()),
+    ];
+    store.apply(writes).await.expect("writes");
+    assert_eq!(
+        store.tokens().await.expect("tokens"),
+        [token(1, "ci"), endless.clone()]
+    );
+    let writes = vec![
+        Write::RevokeToken { id: 1, unix_ms: 7 },
+        Write::RevokeToken { id: 1, unix_ms: 8 },
+        Write::TokenUsed { id: 2, day: 20 },
+        Write::TokenUsed { id: 2, day: 19 },
+        // One that is not there is nobody's.
+        Write::RevokeToken { id: 9, unix_ms: 7 },
+        Write::TokenUsed { id: 9, day: 1 },
+    ];
+    store.apply(writes).await.expect("writes");
+    let revoked = TokenRecord {
+        revoked_unix_ms: Some(7),
+        ..token(1, "ci")
+    };
+    let used = TokenRecord {
+        used_day: Some(20),
+        ..endless
+    };
+    assert_eq!(store.tokens().await.expect("tokens"), [revoked, used]);
+
+    let put = |text: &'static str| store.put_config("c", text, text, 4, Some(by.clone()));
+    for text in ["one", "two", "two"] {
+        put(text).await.expect("a revision");
+    }
+    let told_of = store.journal(0, 10).await.expect("the journal");
+    let texts: Vec<_> = told_of.iter().map(|e| e.text.as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "",
+            "configuration c revision 1",
+            "configuration c revision 2"
+        ],
+        "the same text is no change"
+    );
+    assert_eq!(told_of[0], JournalEntry { seq: 1, ..told });
+    assert!(told_of.iter().all(|e| e.by.as_ref() == Some(&by)));
+}
+
+#[tokio::test]
+async fn tokens_and_who_asked_for_a_change_are_kept() {
+    keeps_tokens(&MemoryStore::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open(folder.path()).await.expect("a store");
+    keeps_tokens(&store).await;
+    drop(store);
+    let again = SqliteStore::open(folder.path()).await.expect("a store");
+    let kept = again.tokens().await.expect("tokens");
+    assert_eq!(
+        kept.iter().map(|t| t.revoked_unix_ms).collect::<Vec<_>>(),
+        [Some(7), None],
+        "a revoked token came back"
+    );
 }

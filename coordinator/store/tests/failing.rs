@@ -239,7 +239,7 @@ impl Worker {
     async fn try_config(&self, i: u64) -> Result<(), StoreError> {
         let made = self
             .store
-            .put_config(&i.to_string(), "text", "hash", 1)
+            .put_config(&i.to_string(), "text", "hash", 1, None)
             .await;
         let seen = self
             .count("SELECT COUNT(*) FROM configs WHERE name = ?", i)

@@ -241,7 +241,7 @@ async fn rows_of_every_other_table_are_passed_over_too() {
     store.apply(writes).await.expect("a write");
     for text in ["first", "second", "third"] {
         store
-            .put_config("c", text, text, 1)
+            .put_config("c", text, text, 1, None)
             .await
             .expect("a revision");
     }
@@ -302,7 +302,7 @@ async fn rows_of_every_other_table_are_passed_over_too() {
     // The next revision does not take the number of a damaged one.
     assert_eq!(
         store
-            .put_config("c", "third", "third", 1)
+            .put_config("c", "third", "third", 1, None)
             .await
             .expect("a revision")
             .revision,

@@ -3,13 +3,16 @@
 //!
 //! The coordinator keeps a token in its state folder and leaves a record of it, named by its
 //! address, in the user's data folder. Clients that were given no token look for the record of the
-//! address that they call. This crate opens no connection and knows no protocol.
+//! address that they call. Of further tokens, which it gives out, the coordinator keeps a
+//! fingerprint only. This crate opens no connection and knows no protocol.
 
+mod fingerprint;
 mod machine;
 mod record;
 mod search;
 mod token;
 
+pub use fingerprint::Fingerprint;
 pub use machine::names;
 pub use record::{Record, RecordError};
 pub use search::{Found, Search};

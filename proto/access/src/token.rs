@@ -1,4 +1,5 @@
-//! The token: a secret line of text that gives full access.
+//! A token: a secret line of text that gives access. The one that a state folder keeps gives all of
+//! it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,6 +18,8 @@ const LEAST_LENGTH: usize = 16;
 const BYTES: usize = 32;
 /// The token's name in a state folder.
 const FILE: &str = "token";
+/// How the text of a token begins that is given out, so that people and scanners of secrets know it.
+const PREFIX: &str = "qlora_";
 /// What the page's key is derived for; another text gives another key.
 const PAGE: &[u8] = b"qlora page 1";
 
@@ -40,6 +43,8 @@ pub enum TokenError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("the system gives no random bytes: {0}")]
+    Random(std::io::Error),
 }
 
 impl TokenError {
@@ -61,6 +66,7 @@ impl TokenError {
                 path.display()
             ),
             Self::Make { .. } => "the state folder must be writable and have room".into(),
+            Self::Random(_) => "try again".into(),
         }
     }
 }
@@ -161,6 +167,15 @@ impl Token {
         }
     }
 
+    /// A token to give out.
+    ///
+    /// # Errors
+    /// The system gives no random bytes.
+    pub fn issue() -> Result<Self, TokenError> {
+        let secret = random().map_err(TokenError::Random)?;
+        Ok(Self(format!("{PREFIX}{secret}").into()))
+    }
+
     /// Where a state folder keeps its token.
     pub fn path(folder: &Path) -> PathBuf {
         folder.join(FILE)
@@ -198,12 +213,17 @@ fn is_exposed(mode: u32) -> bool {
     mode & 0o007 != 0
 }
 
+/// As many random bytes as nobody can guess, as text.
+fn random() -> std::io::Result<String> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    Ok(hex::encode(bytes))
+}
+
 /// Writes a new token under another name, readable by its owner only, and gives it its name when it
 /// is complete.
 fn make(folder: &Path, path: &Path) -> std::io::Result<Token> {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
-    let secret = hex::encode(bytes);
+    let secret = random()?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     writeln!(file, "{secret}")?;
     file.as_file().sync_all()?;
@@ -244,6 +264,15 @@ mod tests {
             .filter_map(|e| Some(e.ok()?.file_name()))
             .collect();
         assert_eq!(left, ["token"]);
+    }
+
+    #[test]
+    fn a_token_that_is_given_out_has_a_prefix_and_256_random_bits() {
+        let [one, two] = [(); 2].map(|()| Token::issue().expect("a token"));
+        let random = one.secret().strip_prefix("qlora_").expect("the prefix");
+        assert!(random.len() == 64 && random.bytes().all(|b| b.is_ascii_hexdigit()));
+        assert!(!one.is(two.secret()));
+        assert!(Token::parse(one.secret(), "x").is_ok());
     }
 
     #[test]

@@ -31,7 +31,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
             return Err(retry::root_cause(&status).into());
         }
         Err(status) if status.code() == Code::Unauthenticated => {
-            println!("the token is refused: {}", client.token_help());
+            println!(
+                "the token is refused: {}",
+                client.token_help(status.message())
+            );
             return Err(status.into());
         }
         Err(status) => return Err(status.into()),

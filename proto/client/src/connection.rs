@@ -9,6 +9,7 @@ use qlora_proto::artifact_service_client::ArtifactServiceClient;
 use qlora_proto::config_service_client::ConfigServiceClient;
 use qlora_proto::event_service_client::EventServiceClient;
 use qlora_proto::job_service_client::JobServiceClient;
+use qlora_proto::token_service_client::TokenServiceClient;
 use qlora_proto::worker_service_client::WorkerServiceClient;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -56,6 +57,7 @@ pub struct Client {
     pub workers: WorkerServiceClient<Service>,
     pub artifacts: ArtifactServiceClient<Service>,
     pub events: EventServiceClient<Service>,
+    pub tokens: TokenServiceClient<Service>,
     pub address: String,
     credentials: Credentials,
 }
@@ -102,14 +104,19 @@ impl Client {
             workers: WorkerServiceClient::new(service.clone())
                 .max_decoding_message_size(LARGEST_MESSAGE),
             artifacts: ArtifactServiceClient::new(service.clone()),
-            events: EventServiceClient::new(service),
+            events: EventServiceClient::new(service.clone()),
+            tokens: TokenServiceClient::new(service).max_decoding_message_size(LARGEST_MESSAGE),
             address: address.to_owned(),
             credentials,
         })
     }
 
-    /// The way out where the coordinator refuses the token: it depends on where the token is from.
-    pub fn token_help(&self) -> &'static str {
+    /// The way out where the coordinator refuses the token with the words `said`: it depends on
+    /// where the token is from, but for one that is over.
+    pub fn token_help(&self, said: &str) -> &'static str {
+        if said.contains("has expired") || said.contains("was revoked") {
+            return "an admin makes another one with qlora-ctl token create";
+        }
         self.credentials.help()
     }
 

@@ -313,8 +313,8 @@ fn a_row_that_cannot_be_read_does_not_stop_a_start_and_is_named() {
             shown.stderr
         );
         let request = SubscribeRequest {
-            after: 0,
             until_now: true,
+            ..SubscribeRequest::default()
         };
         let mut events = speaker
             .0

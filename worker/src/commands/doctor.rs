@@ -290,10 +290,9 @@ fn ask(args: &AgentArgs) -> Result<Asked, (String, String)> {
                 PATIENCE.as_secs()
             ))),
         };
-        Ok(Asked {
-            answer,
-            token_help: client.token_help(),
-        })
+        let said = answer.as_ref().err().map_or("", Status::message);
+        let token_help = client.token_help(said);
+        Ok(Asked { answer, token_help })
     })
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use qlora_engine::JobId;
 use qlora_store::{
-    ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, StoreError,
-    Stored, Unreadable, Write,
+    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, StoreError,
+    Stored, TokenRecord, Unreadable, Write,
 };
 use tokio::sync::Semaphore;
 
@@ -105,14 +105,19 @@ impl JobStore for Failing {
         self.kept.journal(after, limit).await
     }
 
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        self.kept.tokens().await
+    }
+
     async fn put_config(
         &self,
         name: &str,
         yaml: &str,
         hash: &str,
         at: u64,
+        by: Option<By>,
     ) -> Result<ConfigRevision, StoreError> {
-        self.kept.put_config(name, yaml, hash, at).await
+        self.kept.put_config(name, yaml, hash, at, by).await
     }
 
     async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {

@@ -23,7 +23,8 @@ use self::writer::Writer;
 use crate::bounds::Bounds;
 use crate::error::{DATABASE, StoreError, not_read};
 use crate::records::{
-    ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, Unreadable, Write,
+    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
+    Unreadable, Write,
 };
 
 /// Rows that cannot be read and are named in the log; further ones are passed over in silence.
@@ -101,12 +102,11 @@ impl SqliteStore {
         if unreadable.is_empty() {
             return Ok(());
         }
-        let rows =
-            sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE kind = ?")
-                .bind(Unreadable::KIND)
-                .fetch_all(&self.readers)
-                .await
-                .map_err(|e| self.unread(e))?;
+        let rows = sqlx::query("SELECT * FROM journal WHERE kind = ?")
+            .bind(Unreadable::KIND)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
         let told: HashSet<(Option<JobId>, String)> = rows
             .iter()
             .map(|row| rows::entry(row).value)
@@ -268,14 +268,28 @@ impl JobStore for SqliteStore {
     }
 
     async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
-        let rows =
-            sqlx::query("SELECT seq, unix_ms, job, worker, kind, text FROM journal WHERE seq > ? ORDER BY seq LIMIT ?")
-                .bind(position(after))
-                .bind(limit)
-                .fetch_all(&self.readers)
-                .await
-                .map_err(|e| self.unread(e))?;
+        let rows = sqlx::query("SELECT * FROM journal WHERE seq > ? ORDER BY seq LIMIT ?")
+            .bind(position(after))
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
         Ok(self.read(&rows, "journal entry", rows::entry))
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM tokens ORDER BY id")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
+        let each = |row| {
+            let rows::Read { value, fault } = rows::token(row);
+            if let Some(fault) = fault {
+                self.name(&format!("token {}", value.id), &fault);
+            }
+            value
+        };
+        Ok(rows.iter().map(each).collect())
     }
 
     async fn put_config(
@@ -284,6 +298,7 @@ impl JobStore for SqliteStore {
         yaml: &str,
         hash: &str,
         unix_ms: u64,
+        by: Option<By>,
     ) -> Result<ConfigRevision, StoreError> {
         let mut transaction = self.writer.begin().await?;
         let made = ConfigRevision {
@@ -293,7 +308,7 @@ impl JobStore for SqliteStore {
             hash: hash.into(),
             unix_ms,
         };
-        match transaction.put_config(made).await? {
+        match transaction.put_config(made, by).await? {
             // Nothing was changed: the transaction is over without a commit.
             (same, false) => transaction.end(same).await,
             (made, true) => transaction.commit(made).await,

@@ -7,7 +7,9 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::error::StoreError;
-use crate::records::{ConfigRevision, JournalEntry, LogRecord, MetricRecord, Unreadable};
+use crate::records::{
+    By, ConfigRevision, JournalEntry, LogRecord, MetricRecord, TokenRecord, Unreadable,
+};
 
 /// A record, and what is wrong where not all of it could be read.
 pub(super) struct Read<T> {
@@ -35,6 +37,24 @@ fn number(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> u64 {
         Err(e) => {
             *fault = Some(e.to_string());
             0
+        }
+    }
+}
+
+/// A column of text that may hold none.
+fn maybe(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> Option<String> {
+    match row.try_get::<Option<String>, _>(column) {
+        Ok(text) => text,
+        Err(_) => Some(text(row, column, fault)),
+    }
+}
+
+fn maybe_number(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> Option<u64> {
+    match row.try_get::<Option<i64>, _>(column) {
+        Ok(number) => number.map(|number| number as u64),
+        Err(e) => {
+            *fault = Some(e.to_string());
+            None
         }
     }
 }
@@ -134,10 +154,12 @@ pub(super) fn log(row: &SqliteRow) -> Read<LogRecord> {
 pub(super) fn entry(row: &SqliteRow) -> Read<JournalEntry> {
     let mut fault = None;
     let job = row.try_get::<Option<i64>, _>("job").unwrap_or_default();
-    let worker = match row.try_get::<Option<String>, _>("worker") {
-        Ok(worker) => worker,
-        Err(_) => Some(text(row, "worker", &mut fault)),
-    };
+    let worker = maybe(row, "worker", &mut fault);
+    let by = maybe(row, "who", &mut fault).map(|who| By {
+        who,
+        from: maybe(row, "origin", &mut fault).unwrap_or_default(),
+        act: maybe(row, "act", &mut fault).unwrap_or_default(),
+    });
     let value = JournalEntry {
         seq: number(row, "seq", &mut fault),
         unix_ms: number(row, "unix_ms", &mut fault),
@@ -145,6 +167,7 @@ pub(super) fn entry(row: &SqliteRow) -> Read<JournalEntry> {
         worker,
         kind: text(row, "kind", &mut fault),
         text: text(row, "text", &mut fault),
+        by,
     };
     Read { value, fault }
 }
@@ -161,6 +184,27 @@ pub(super) fn drain(row: &SqliteRow) -> Read<(String, Drain)> {
         value: (worker, drain),
         fault,
     }
+}
+
+/// A token that is damaged has no role, so that it opens nothing: what cannot be read may say that
+/// it was revoked. Its number stays taken.
+pub(super) fn token(row: &SqliteRow) -> Read<TokenRecord> {
+    let mut fault = None;
+    let mut value = TokenRecord {
+        id: number(row, "id", &mut fault),
+        name: text(row, "name", &mut fault),
+        role: text(row, "role", &mut fault),
+        hash: text(row, "hash", &mut fault),
+        page_hash: text(row, "page_hash", &mut fault),
+        created_unix_ms: number(row, "created", &mut fault),
+        expires_unix_ms: maybe_number(row, "expires", &mut fault),
+        revoked_unix_ms: maybe_number(row, "revoked", &mut fault),
+        used_day: maybe_number(row, "used_day", &mut fault),
+    };
+    if fault.is_some() {
+        value.role.clear();
+    }
+    Read { value, fault }
 }
 
 pub(super) fn revision(row: &SqliteRow) -> u64 {

@@ -8,7 +8,9 @@ use super::rows;
 use super::writer::Transaction;
 use crate::bounds::{Thinning, superfluous};
 use crate::error::{StoreError, not_written};
-use crate::records::{ConfigRevision, JournalEntry, LogRecord, MetricRecord, Write};
+use crate::records::{
+    By, ConfigRevision, JournalEntry, LogRecord, MetricRecord, TokenRecord, Write,
+};
 
 impl Transaction<'_> {
     /// Writes all of `writes`; returns the journal entries with their numbers.
@@ -23,6 +25,16 @@ impl Transaction<'_> {
                 Write::Logs { job, lines } => self.add_logs(job, lines).await?,
                 Write::Journal(entry) => entries.push(self.add_entry(entry).await?),
                 Write::SaveDrain { worker, drain } => self.save_drain(&worker, drain).await?,
+                Write::AddToken(token) => self.add_token(&token).await?,
+                Write::RevokeToken { id, unix_ms } => {
+                    let statement = "UPDATE tokens SET revoked = COALESCE(revoked, ?) WHERE id = ?";
+                    self.change_token(statement, unix_ms, id).await?;
+                }
+                Write::TokenUsed { id, day } => {
+                    let statement =
+                        "UPDATE tokens SET used_day = MAX(COALESCE(used_day, 0), ?) WHERE id = ?";
+                    self.change_token(statement, day, id).await?;
+                }
             }
         }
         Ok(entries)
@@ -196,15 +208,52 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    async fn add_token(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO tokens (id, name, role, hash, page_hash, created, expires, revoked, used_day) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(token.id as i64)
+        .bind(&token.name)
+        .bind(&token.role)
+        .bind(&token.hash)
+        .bind(&token.page_hash)
+        .bind(token.created_unix_ms as i64)
+        .bind(token.expires_unix_ms.map(|at| at as i64))
+        .bind(token.revoked_unix_ms.map(|at| at as i64))
+        .bind(token.used_day.map(|day| day as i64))
+        .execute(&mut self.connection)
+        .await
+        .map_err(not_written(self.folder))?;
+        Ok(())
+    }
+
+    async fn change_token(
+        &mut self,
+        statement: &'static str,
+        value: u64,
+        id: u64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(statement)
+            .bind(value as i64)
+            .bind(id as i64)
+            .execute(&mut self.connection)
+            .await
+            .map_err(not_written(self.folder))?;
+        Ok(())
+    }
+
     async fn add_entry(&mut self, entry: JournalEntry) -> Result<JournalEntry, StoreError> {
         let result = sqlx::query(
-            "INSERT INTO journal (unix_ms, job, worker, kind, text) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO journal (unix_ms, job, worker, kind, text, who, origin, act) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(entry.unix_ms as i64)
         .bind(entry.job.map(|j| j.0 as i64))
         .bind(entry.worker.clone())
         .bind(entry.kind.clone())
         .bind(entry.text.clone())
+        .bind(entry.by.as_ref().map(|by| by.who.clone()))
+        .bind(entry.by.as_ref().map(|by| by.from.clone()))
+        .bind(entry.by.as_ref().map(|by| by.act.clone()))
         .execute(&mut self.connection)
         .await
         .map_err(not_written(self.folder))?;
@@ -224,6 +273,7 @@ impl Transaction<'_> {
     pub async fn put_config(
         &mut self,
         made: ConfigRevision,
+        by: Option<By>,
     ) -> Result<(ConfigRevision, bool), StoreError> {
         let newest =
             sqlx::query("SELECT * FROM configs WHERE name = ? ORDER BY revision DESC LIMIT 1")
@@ -248,7 +298,11 @@ impl Transaction<'_> {
         .execute(&mut self.connection)
         .await
         .map_err(not_written(self.folder))?;
-        Ok((ConfigRevision { revision, ..made }, true))
+        let made = ConfigRevision { revision, ..made };
+        if let Some(by) = by {
+            self.add_entry(made.entry(by)).await?;
+        }
+        Ok((made, true))
     }
 }
 

@@ -70,6 +70,7 @@ pub fn entry(kind: &str) -> JournalEntry {
         worker: None,
         kind: kind.into(),
         text: String::new(),
+        by: None,
     }
 }
 

@@ -23,7 +23,7 @@ const SAME_VERSION: &str = "use the same version of qlora-worker and qlora-coord
 fn way_out(code: Code) -> &'static str {
     match code {
         Code::PermissionDenied => {
-            "call the coordinator by another address, or let it allow this one"
+            "give a token of the role worker, or call the coordinator by an address that it allows"
         }
         Code::AlreadyExists => "give --name NAME",
         _ => SAME_VERSION,
@@ -142,8 +142,8 @@ impl Session {
             // A coordinator of this machine may be about to leave its token.
             Verdict::Register if self.client.may_find_token() && !hopeless => Ok(()),
             Verdict::Register => Err(WorkerError::Token {
+                help: self.client.token_help(&message),
                 message,
-                help: self.client.token_help(),
             }),
             Verdict::Over | Verdict::Refused => match self.taken.wait(status, Instant::now()) {
                 Some(true) => Ok(()),

@@ -1,0 +1,254 @@
+//! Which tokens let somebody in: the first one, which a file holds, and those that were given out.
+//!
+//! Of the latter the store keeps SHA-256 only. They are in memory as long as the coordinator runs,
+//! so that a request costs no read; what changes is stored first.
+
+mod holder;
+mod issued;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use qlora_access::{Fingerprint, Token};
+use qlora_store::{JobStore, TokenRecord, Write};
+use tokio::sync::{Mutex, MutexGuard};
+
+pub use self::holder::{Holder, LOCAL};
+pub use self::issued::{Denied, Issued};
+use crate::clock::now;
+
+/// How often days of use are stored: what a crash loses of them.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// Every token.
+#[derive(Debug)]
+pub struct Tokens {
+    own: Token,
+    issued: RwLock<Table>,
+    /// Held by whoever makes a token, from looking at those that there are until it is stored.
+    making: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: BTreeMap<u64, Arc<Issued>>,
+    /// By the first bytes of the hash of the token, and of its page's key.
+    by_token: HashMap<[u8; 8], Vec<Arc<Issued>>>,
+    by_page: HashMap<[u8; 8], Vec<Arc<Issued>>>,
+    /// The greatest number that was ever given, also to a token that cannot be read.
+    last: u64,
+}
+
+impl Tokens {
+    /// `own` is the first token, `records` are those that were given out.
+    pub fn new(own: Token, records: &[TokenRecord]) -> Arc<Self> {
+        let tokens = Self {
+            own,
+            issued: RwLock::default(),
+            making: Mutex::default(),
+        };
+        for record in records {
+            if tokens.add(record).is_none() {
+                tracing::error!(
+                    "token {} cannot be read and opens nothing; make another one",
+                    record.id
+                );
+            }
+        }
+        Arc::new(tokens)
+    }
+
+    /// The first token.
+    pub fn own(&self) -> &Token {
+        &self.own
+    }
+
+    /// Whose token `given` is.
+    ///
+    /// # Errors
+    /// Nobody's, or it is over.
+    pub fn by_token(&self, given: &str) -> Result<Holder, Denied> {
+        if self.own.is(given) {
+            return Ok(Holder::Local);
+        }
+        let given = Fingerprint::of(given);
+        let table = self.issued.read().unwrap_or_else(PoisonError::into_inner);
+        let near = table.by_token.get(&given.start());
+        let found = near.into_iter().flatten().find(|one| one.token.is(&given));
+        in_force(found)
+    }
+
+    /// Whose key of the page `given` is.
+    ///
+    /// # Errors
+    /// Nobody's, or its token is over.
+    pub fn by_page_key(&self, given: &str) -> Result<Holder, Denied> {
+        if self.own.opens_page(given) {
+            return Ok(Holder::Local);
+        }
+        let given = Fingerprint::of(given);
+        let table = self.issued.read().unwrap_or_else(PoisonError::into_inner);
+        let near = table.by_page.get(&given.start());
+        let found = near.into_iter().flatten().find(|one| one.page.is(&given));
+        in_force(found)
+    }
+
+    /// The page's key for `given`, which is a token or already that key.
+    ///
+    /// # Errors
+    /// As [`Self::by_token`].
+    pub fn page_key(&self, given: &str) -> Result<String, Denied> {
+        match self.by_page_key(given) {
+            Ok(_) => return Ok(given.to_owned()),
+            Err(Denied::Unknown) => {}
+            Err(over) => return Err(over),
+        }
+        self.by_token(given)?;
+        let token = Token::parse(given, "the address").map_err(|_| Denied::Unknown)?;
+        Ok(token.page_key())
+    }
+
+    /// Every token that was given out, oldest first.
+    pub fn all(&self) -> Vec<Arc<Issued>> {
+        let table = self.issued.read().unwrap_or_else(PoisonError::into_inner);
+        table.by_id.values().cloned().collect()
+    }
+
+    /// The token of this number.
+    pub fn get(&self, id: u64) -> Option<Arc<Issued>> {
+        let table = self.issued.read().unwrap_or_else(PoisonError::into_inner);
+        table.by_id.get(&id).cloned()
+    }
+
+    /// From now on it lets somebody in. It is stored already; none where this version cannot read
+    /// it.
+    pub fn add(&self, record: &TokenRecord) -> Option<Arc<Issued>> {
+        let mut table = self.issued.write().unwrap_or_else(PoisonError::into_inner);
+        table.last = table.last.max(record.id);
+        let made = Arc::new(Issued::new(record)?);
+        let (token, page) = (made.token.start(), made.page.start());
+        table.by_token.entry(token).or_default().push(made.clone());
+        table.by_page.entry(page).or_default().push(made.clone());
+        table.by_id.insert(made.id, made.clone());
+        Some(made)
+    }
+
+    /// Waits until nobody else makes a token; gives the number of the next one.
+    pub async fn making(&self) -> (MutexGuard<'_, ()>, u64) {
+        let alone = self.making.lock().await;
+        let mut table = self.issued.write().unwrap_or_else(PoisonError::into_inner);
+        // Taken whatever comes of it: what was stored is not always known.
+        table.last += 1;
+        (alone, table.last)
+    }
+}
+
+fn in_force(found: Option<&Arc<Issued>>) -> Result<Holder, Denied> {
+    let token = found.ok_or(Denied::Unknown)?;
+    let wall = now().wall.0;
+    token.check(wall)?;
+    token.uses(wall);
+    Ok(Holder::Issued(token.clone()))
+}
+
+/// Stores on which day each token was used last.
+pub async fn keep_days<S: JobStore>(tokens: Arc<Tokens>, store: Arc<S>) {
+    let mut interval = tokio::time::interval(EVERY);
+    loop {
+        interval.tick().await;
+        let all = tokens.all();
+        let late: Vec<_> = all
+            .iter()
+            .filter_map(|token| Some((token, token.unsaved_day()?)))
+            .collect();
+        if late.is_empty() {
+            continue;
+        }
+        let writes = late
+            .iter()
+            .map(|(token, day)| Write::TokenUsed {
+                id: token.id,
+                day: *day,
+            })
+            .collect();
+        match store.apply(writes).await {
+            Ok(_) => late.iter().for_each(|(token, day)| token.saved_day(*day)),
+            Err(e) => tracing::warn!("days on which tokens were used are not stored: {e}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: u64, token: &Token) -> TokenRecord {
+        TokenRecord {
+            id,
+            name: format!("n{id}"),
+            role: "viewer".into(),
+            hash: Fingerprint::of(token.secret()).hex(),
+            page_hash: Fingerprint::of(&token.page_key()).hex(),
+            created_unix_ms: 1,
+            expires_unix_ms: None,
+            revoked_unix_ms: None,
+            used_day: None,
+        }
+    }
+
+    fn token() -> Token {
+        Token::issue().expect("a token")
+    }
+
+    #[test]
+    fn a_token_opens_until_it_is_over_and_its_key_opens_the_page_only() {
+        let (own, one, other) = (token(), token(), token());
+        let expired = TokenRecord {
+            expires_unix_ms: Some(5),
+            ..record(2, &other)
+        };
+        let tokens = Tokens::new(own.clone(), &[record(1, &one), expired]);
+        assert_eq!(tokens.by_token(own.secret()), Ok(Holder::Local));
+        let holder = tokens.by_token(one.secret()).expect("a holder");
+        assert_eq!(
+            (holder.who().as_str(), holder.role().word()),
+            ("n1", "viewer")
+        );
+        let key = one.page_key();
+        assert_eq!(tokens.by_page_key(&key), Ok(holder));
+        assert_eq!(tokens.by_token(&key), Err(Denied::Unknown));
+        assert_eq!(tokens.by_page_key(one.secret()), Err(Denied::Unknown));
+        assert_eq!(tokens.page_key(one.secret()), Ok(key.clone()));
+        assert_eq!(tokens.page_key(&key), Ok(key.clone()));
+        assert_eq!(tokens.page_key(own.secret()), Ok(own.page_key()));
+        assert_eq!(tokens.by_token(other.secret()), Err(Denied::Expired));
+        assert_eq!(tokens.page_key(other.secret()), Err(Denied::Expired));
+        assert_eq!(tokens.by_token("qlora_0"), Err(Denied::Unknown));
+        let held = tokens.get(1).expect("a token");
+        assert!(held.record().used_day.is_some() && held.unsaved_day().is_some());
+        held.revoke(7);
+        held.revoke(8);
+        assert_eq!(tokens.by_token(one.secret()), Err(Denied::Revoked));
+        assert_eq!(tokens.by_page_key(&key), Err(Denied::Revoked));
+        assert_eq!(held.record().revoked_unix_ms, Some(7));
+    }
+
+    #[test]
+    fn a_token_of_a_role_or_with_a_hash_of_another_version_opens_nothing() {
+        let one = token();
+        for damaged in [
+            TokenRecord {
+                role: "auditor".into(),
+                ..record(1, &one)
+            },
+            TokenRecord {
+                hash: "x".into(),
+                ..record(1, &one)
+            },
+        ] {
+            let tokens = Tokens::new(token(), &[damaged]);
+            assert_eq!(tokens.by_token(one.secret()), Err(Denied::Unknown));
+        }
+    }
+}
