@@ -1,6 +1,7 @@
-//! Arguments that several commands share: the global options, and the number of a job.
+//! Arguments that several commands share: the global options, the number of a job, a span of time.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -35,4 +36,47 @@ pub struct Global {
 pub fn job_number(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|number| *number > 0);
     number.ok_or_else(|| "a job is a number, 1 or higher; `qlora-ctl jobs` lists them".into())
+}
+
+/// Parses a span of time: a number and its unit, such as 30d.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let units = [("d", 24 * 3600), ("h", 3600), ("m", 60), ("s", 1)];
+    let found = units.iter().find_map(|(unit, seconds)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*seconds)
+    });
+    found
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "write a number and d, h, m or s, such as 30d".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_a_number_and_a_unit() {
+        for (text, seconds) in [
+            ("30d", 2_592_000),
+            ("12h", 43_200),
+            ("90m", 5400),
+            ("1s", 1),
+        ] {
+            assert_eq!(span(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in [
+            "",
+            "30",
+            "d",
+            "0d",
+            "-1d",
+            "1.5h",
+            "30 d",
+            "1w",
+            "999999999999999999d",
+        ] {
+            assert!(span(text).is_err(), "{text:?}");
+        }
+    }
 }

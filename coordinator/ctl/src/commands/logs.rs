@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::interrupt::interrupted;
 use crate::job::log;
-use crate::output::{json, print, print_json};
+use crate::output::{human, json, print, print_json};
 
 /// Print a job's log.
 #[derive(Debug, Args)]
@@ -39,10 +39,7 @@ impl Logs {
             if context.global.json {
                 return print_json(&json::log(line));
             }
-            let time = jiff::Timestamp::from_millisecond(line.unix_ms)
-                .unwrap_or_default()
-                .strftime("%Y-%m-%dT%H:%M:%SZ")
-                .to_string();
+            let time = human::time(line.unix_ms);
             print(format!(
                 "{time} {:<5} {}",
                 console::line(&line.level),

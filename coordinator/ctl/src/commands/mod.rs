@@ -5,6 +5,7 @@
 //! need is in `input` and `job`.
 
 mod artifacts;
+mod audit;
 mod cancel;
 mod completions;
 mod config;
@@ -25,6 +26,7 @@ mod retry;
 mod rm;
 mod show;
 mod submit;
+mod token;
 mod undrain;
 mod watch;
 mod workers;
@@ -60,6 +62,9 @@ pub enum Command {
     #[command(subcommand)]
     Artifacts(artifacts::Artifacts),
     Page(page::Page),
+    #[command(subcommand)]
+    Token(token::Token),
+    Audit(audit::Audit),
     Plan(plan::Plan),
     Explain(explain::Explain),
     #[command(subcommand)]
@@ -94,6 +99,8 @@ impl Command {
             Self::Artifacts(command) => command.run(context).await,
             Self::Plan(command) => command.run(context).await,
             Self::Page(command) => command.run(context).await,
+            Self::Token(command) => command.run(context).await,
+            Self::Audit(command) => command.run(context).await,
             Self::Explain(command) => command.run(context).await,
             Self::Config(command) => command.run(context).await,
             Self::Data(command) => command.run(context).await,

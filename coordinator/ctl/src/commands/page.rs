@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use qlora_proto::ListWorkersRequest;
+use qlora_proto::ListJobsRequest;
 use serde_json::json;
 
 use crate::context::Context;
@@ -11,7 +11,8 @@ use crate::output::{print, print_json};
 /// Print a link that opens the coordinator's page in a browser.
 ///
 /// The link holds a key for the page alone, which the browser keeps for 30 days. Whoever has the
-/// link can see and cancel every job, and download its artifacts.
+/// link can see every job and download its artifacts, and cancel, pause and resume jobs where the
+/// role of your token may.
 #[derive(Debug, Args)]
 pub struct Page {}
 
@@ -20,8 +21,11 @@ impl Page {
         let mut client = context.client().await?;
         // A link that nobody answers, or with a key that is refused, is of no use.
         client
-            .workers
-            .list_workers(ListWorkersRequest {})
+            .jobs
+            .list_jobs(ListJobsRequest {
+                limit: 1,
+                ..ListJobsRequest::default()
+            })
             .await
             .map_err(context.fault())?;
         let link = client.page();

@@ -13,6 +13,26 @@ use super::under;
 /// Characters of a cell at the most; the commands for one thing show all of it.
 const CELL: usize = 48;
 
+/// A moment, in UTC.
+pub fn time(unix_ms: i64) -> String {
+    formatted(unix_ms, "%Y-%m-%dT%H:%M:%SZ")
+}
+
+/// The day of a moment, in UTC; empty for 0, which is none.
+pub fn day(unix_ms: i64) -> String {
+    if unix_ms == 0 {
+        return String::new();
+    }
+    formatted(unix_ms, "%Y-%m-%d")
+}
+
+fn formatted(unix_ms: i64, form: &str) -> String {
+    jiff::Timestamp::from_millisecond(unix_ms)
+        .unwrap_or_default()
+        .strftime(form)
+        .to_string()
+}
+
 pub fn jobs(jobs: &[Job]) -> String {
     let rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();
     let columns = [

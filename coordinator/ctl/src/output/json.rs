@@ -4,8 +4,8 @@
 use qlora_client::console;
 use qlora_config::{Diagnostic, Warning};
 use qlora_proto::{
-    Attempt, ConfigRevision, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint, PrunedJob,
-    Scores, WorkerInfo, WorkerVerdict,
+    Attempt, ConfigRevision, Event, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint,
+    PrunedJob, Scores, TokenInfo, WorkerInfo, WorkerVerdict,
 };
 use serde_json::{Value, json};
 
@@ -156,6 +156,40 @@ pub fn log(l: &LogLine) -> Value {
 
 pub fn config(c: &ConfigRevision) -> Value {
     json!({"v": 1, "name": c.name, "revision": c.revision, "hash": c.hash, "created_unix_ms": c.created_unix_ms, "yaml": c.yaml})
+}
+
+/// Of times and days that are 0 where there are none.
+fn some(unix_ms: i64) -> Option<i64> {
+    Some(unix_ms).filter(|at| *at > 0)
+}
+
+pub fn token(t: &TokenInfo) -> Value {
+    json!({
+        "v": 1,
+        "id": t.id,
+        "name": if t.name.is_empty() { None } else { Some(&t.name) },
+        "role": t.role,
+        "created_unix_ms": t.created_unix_ms,
+        "expires_unix_ms": some(t.expires_unix_ms),
+        "last_used_unix_ms": some(t.last_used_unix_ms),
+        "revoked_unix_ms": some(t.revoked_unix_ms),
+    })
+}
+
+/// What somebody asked for.
+pub fn event(e: &Event) -> Value {
+    json!({
+        "v": 1,
+        "seq": e.seq,
+        "unix_ms": e.unix_ms,
+        "who": e.who,
+        "from": e.from,
+        "act": e.act,
+        "job": Some(e.job).filter(|id| *id > 0),
+        "worker": if e.worker.is_empty() { None } else { Some(&e.worker) },
+        "kind": e.kind,
+        "text": e.text,
+    })
 }
 
 /// Why a job waits, or what it does instead.
