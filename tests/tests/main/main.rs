@@ -37,4 +37,5 @@ mod runs;
 mod sizes;
 mod snapshots;
 mod together;
+mod tokens;
 mod words;
