@@ -16,6 +16,7 @@ use qlora_engine::Limits;
 use qlora_store::{ArtifactStore, JobStore, SqliteStore};
 use qlora_telemetry::{Logs, Program};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cleaning;
 use crate::cli::Cli;
@@ -76,6 +77,8 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     };
     let registry = telemetry.registry.clone().unwrap_or_default();
 
+    // From here on, since whoever learns the address below may ask to stop at once.
+    let stop = shutdown_signal()?;
     let listener = TcpListener::bind(cli.listen)
         .await
         .map_err(|source| StartError::Bind {
@@ -106,7 +109,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     tokio::spawn(keep_fresh(services.instruments.clone()));
     tokio::spawn(cleaning::run(services, retention));
     // Workers hold their calls open and simply come back later.
-    listen::serve(listener, router, bounds, shutdown_signal(), GRACE).await;
+    listen::serve(listener, router, bounds, stop, GRACE).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -124,15 +127,17 @@ fn leave_record(address: SocketAddr, token: &Token, file: &Path) -> Option<Recor
         .ok()
 }
 
-async fn shutdown_signal() {
-    let interrupt = async { drop(tokio::signal::ctrl_c().await) };
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
+/// Waits for a signal to stop, from this call on: one that comes before it is awaited is kept.
+fn shutdown_signal() -> Result<impl Future<Output = ()>, StartError> {
+    let listen = |kind| signal(kind).map_err(StartError::Serve);
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    };
-    tokio::select! { () = interrupt => {}, () = terminate => {} }
+    })
 }
 
 async fn keep_fresh(instruments: Instruments) {

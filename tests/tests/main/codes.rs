@@ -433,7 +433,11 @@ fn other_rows() -> String {
 fn quickstart_alone() -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let alone = folder.path().join("qlora-ctl");
-    fs::copy(binary("qlora-ctl"), &alone).expect("a copy");
+    // A copy that another thread's new process has inherited open for writing cannot be started.
+    let program = binary("qlora-ctl");
+    fs::hard_link(&program, &alone)
+        .or_else(|_| fs::copy(&program, &alone).map(drop))
+        .expect("a link or a copy");
     let mut command = Command::new(alone);
     forget_settings(&mut command);
     let made = folder.path().join("quickstart");

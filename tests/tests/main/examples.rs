@@ -179,9 +179,9 @@ fn every_example_is_run_and_short() {
         let lines = text.lines().count();
         // Records of the engine have many fields.
         let most = if folder == "coordinator/engine" {
-            160
+            175
         } else {
-            70
+            75
         };
         assert!(lines < most, "{file} has {lines} lines");
         let name = name.trim_end_matches(".rs").to_owned();
