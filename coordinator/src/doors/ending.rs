@@ -1,8 +1,8 @@
 //! Bodies that end with the token that let them in: a stream that was begun with a token breaks off
 //! at its next message once the token has expired or was revoked.
 //!
-//! The first piece of a body always passes: it came with the check of the request itself, and a
-//! request that revokes its own token gets its answer.
+//! A request is looked at with every piece and at its end, so that one whose body was held back is
+//! not carried out any more.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,13 +16,15 @@ use tonic::Status;
 use crate::clock::now;
 use crate::tokens::{Denied, Issued};
 
-/// How a body breaks off.
+/// What a body is, which says how it breaks off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// With the status that ends an answer of gRPC.
-    Trailers,
-    /// With an error: a message that is received, or a file that is sent.
-    Fault,
+    /// A request: with an error, also at its end.
+    Request,
+    /// An answer of gRPC: with the status that ends one.
+    Call,
+    /// An answer of the page: with an error.
+    Page,
 }
 
 /// A body under a token.
@@ -31,7 +33,6 @@ pub struct Ending {
     body: Option<Body>,
     token: Arc<Issued>,
     way: Way,
-    has_begun: bool,
 }
 
 impl Ending {
@@ -40,7 +41,6 @@ impl Ending {
             body: Some(body),
             token,
             way,
-            has_begun: false,
         }
     }
 
@@ -50,11 +50,11 @@ impl Ending {
         let status = Status::unauthenticated(denied.to_string());
         let mut trailers = HeaderMap::new();
         Some(match self.way {
-            Way::Trailers => match status.add_header(&mut trailers) {
+            Way::Call => match status.add_header(&mut trailers) {
                 Ok(()) => Ok(Frame::trailers(trailers)),
                 Err(unsendable) => Err(axum::Error::new(unsendable)),
             },
-            Way::Fault => Err(axum::Error::new(status)),
+            Way::Request | Way::Page => Err(axum::Error::new(status)),
         })
     }
 }
@@ -72,11 +72,7 @@ impl HttpBody for Ending {
         };
         let frame = ready!(Pin::new(body).poll_frame(context));
         let is_data = matches!(&frame, Some(Ok(frame)) if frame.is_data());
-        if !is_data {
-            return Poll::Ready(frame);
-        }
-        if !self.has_begun {
-            self.has_begun = true;
+        if !is_data && self.way != Way::Request {
             return Poll::Ready(frame);
         }
         match self.token.check(now().wall.0) {
@@ -86,7 +82,10 @@ impl HttpBody for Ending {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        // The end of a request is looked at too.
+        self.body
+            .as_ref()
+            .is_none_or(|body| self.way != Way::Request && body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {

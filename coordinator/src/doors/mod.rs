@@ -101,11 +101,17 @@ pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next
         Ok(Pass::Enter(key)) => enter(doors.tokens.own(), &key, request.uri().path()),
         Err(refusal) => {
             tracing::debug!(%refusal, "refused");
+            let answer = answer::refuse(&refusal, &request);
+            // What a stranger has sent does not lie here while it waits.
+            drop(request);
             doors.slow(&refusal, from).await;
-            answer::refuse(&refusal, &request)
+            answer
         }
     }
 }
+
+/// The call that ends a token, whose own it may be: it gets its answer.
+const REVOKE: &str = "/qlora.v1.TokenService/RevokeToken";
 
 /// Hands a request on with the name of its caller. What it sends and gets ends with its token.
 async fn known(
@@ -124,10 +130,13 @@ async fn known(
         }
         return response;
     };
-    let way = if is_page { Way::Fault } else { Way::Trailers };
-    let request = request.map(|body| Body::new(Ending::new(body, token.clone(), Way::Fault)));
-    let response = next.run(request).await;
-    let mut response = response.map(|body| Body::new(Ending::new(body, token, way)));
+    let way = if is_page { Way::Page } else { Way::Call };
+    let revokes = request.uri().path() == REVOKE;
+    let request = request.map(|body| Body::new(Ending::new(body, token.clone(), Way::Request)));
+    let mut response = next.run(request).await;
+    if !revokes {
+        response = response.map(|body| Body::new(Ending::new(body, token, way)));
+    }
     if is_page {
         keep_to_itself(&mut response);
     }

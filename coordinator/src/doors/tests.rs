@@ -422,8 +422,9 @@ async fn a_stream_breaks_off_at_its_next_message_once_its_token_is_over() {
     let next = async |body: &mut Ending| {
         std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context)).await
     };
-    let mut answer = Ending::new(pieces(), issued.clone(), Way::Trailers);
-    let mut sent = Ending::new(pieces(), issued.clone(), Way::Fault);
+    let mut answer = Ending::new(pieces(), issued.clone(), Way::Call);
+    let mut sent = Ending::new(pieces(), issued.clone(), Way::Request);
+    let mut held_back = Ending::new(Body::empty(), issued.clone(), Way::Request);
     for body in [&mut answer, &mut sent] {
         for _ in 0..2 {
             let frame = next(&mut *body).await.expect("a frame").expect("a piece");
@@ -443,9 +444,14 @@ async fn a_stream_breaks_off_at_its_next_message_once_its_token_is_over() {
         tonic::Status::from_error(Box::new(fault)).code(),
         tonic::Code::Unauthenticated
     );
-    // Who revokes its own token gets the answer.
-    let mut alone = Ending::new(pieces(), issued, Way::Trailers);
-    assert!(next(&mut alone).await.expect("a frame").is_ok());
+    // A request whose end was held back is not carried out any more.
+    assert!(!held_back.is_end_stream());
+    assert!(next(&mut held_back).await.expect("a frame").is_err());
+    assert!(next(&mut held_back).await.is_none());
+    // An answer that had not begun does not begin.
+    let mut late = Ending::new(pieces(), issued, Way::Call);
+    let first = next(&mut late).await.expect("a frame").expect("an end");
+    assert!(first.is_trailers());
 }
 
 #[test]

@@ -34,8 +34,10 @@ pub use self::connection::Connection;
 pub use self::descriptors::raise as raise_descriptors;
 use self::places::Places;
 
-/// A request's head in HTTP/1.
+/// A request's head.
 const HEAD_BYTES: usize = 64 << 10;
+/// Calls of one connection at the same time.
+const STREAMS: u32 = 256;
 /// Waits where the system has no descriptor left: nothing tells when there is one again.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
@@ -149,7 +151,9 @@ fn builder(bounds: Bounds) -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(bounds.ping)
-        .keep_alive_timeout(bounds.ping);
+        .keep_alive_timeout(bounds.ping)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES as u32);
     builder
 }
 

@@ -17,7 +17,11 @@ const LONGEST_AWAY: u64 = 30 * 24 * 3600 * 1000;
 pub async fn take_off_the_gone(driver: &Handle) -> Result<(), CallError> {
     let since = now().wall.0.saturating_sub(LONGEST_AWAY);
     let gone = driver.read(move |engine| {
-        let is_gone = |w: &&Worker| !w.connected && w.assigned.is_none() && w.last_seen.0 < since;
+        // One that was drained stays, for as long as an operator does not remove it: its drain goes
+        // with it.
+        let is_gone = |w: &&Worker| {
+            !w.connected && w.assigned.is_none() && w.drained.is_none() && w.last_seen.0 < since
+        };
         let gone = engine.workers().filter(is_gone);
         gone.map(|w| w.name.clone()).collect::<Vec<_>>()
     });

@@ -468,6 +468,13 @@ impl<S: JobStore> Services<S> {
                     file.name, file.digest
                 )));
             }
+            // Retention counts what jobs say of their files.
+            if stat.size != file.size {
+                return Err(CallError::Invalid(format!(
+                    "{} has {} bytes, not {} (digest {})",
+                    file.name, stat.size, file.size, file.digest
+                )));
+            }
         }
         Ok(files)
     }

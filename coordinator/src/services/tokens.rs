@@ -5,7 +5,7 @@ use std::time::Duration;
 use qlora_access::{Fingerprint, Token};
 use qlora_proto::token_service_server::TokenService;
 use qlora_proto::*;
-use qlora_store::{By, JobStore, JournalEntry, TokenRecord, Write};
+use qlora_store::{By, JobStore, JournalEntry, StoreError, TokenRecord, Write};
 use tonic::{Request, Response, Status};
 
 use super::Services;
@@ -82,10 +82,22 @@ impl<S: JobStore> TokenService for Services<S> {
             let unix_ms = now().wall.0;
             let entry = entry(EventKind::Revoked, &record, by);
             let ended = vec![Write::RevokeToken { id, unix_ms }];
-            self.store_token(ended, entry).await?;
-            // Before the journal is read: what it sends is the next message of who was let in.
-            token.revoke(unix_ms);
-            self.driver.has_recorded();
+            // In a task of its own: a caller who breaks off does not part the two.
+            let (services, token) = (self.clone(), token.clone());
+            let revoking = tokio::spawn(async move {
+                let stored = services.store_token(ended, entry).await;
+                // One that may be durable is in force, whichever it is.
+                if matches!(
+                    stored,
+                    Ok(()) | Err(CallError::Store(StoreError::Unsure { .. }))
+                ) {
+                    // Before the journal is read: what it sends is the next message of who was let in.
+                    token.revoke(unix_ms);
+                }
+                services.driver.has_recorded();
+                stored
+            });
+            revoking.await.map_err(|_| CallError::Stopping)??;
         }
         Ok(Response::new(convert::token(token.record())))
     }
