@@ -95,7 +95,7 @@ def main() -> None:
         channel = grpc.intercept_channel(plain, Token(token))
         knows_what_it_has_not(channel, address, token)
         services = looks_around(channel)
-        assert services == 5, services
+        assert services == 6, services
         service = jobs_grpc.JobServiceStub(channel)
         request = jobs.SubmitRequest(kind=jobs.JOB_KIND_NOOP, name="from python", idempotency_key="python")
         first, again = service.Submit(request), service.Submit(request)

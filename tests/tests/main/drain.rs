@@ -37,6 +37,7 @@ fn a_drained_worker_finishes_its_job_and_is_given_no_other_until_it_is_undrained
     assert_eq!(world.ended(first)["state"], "succeeded");
 
     // Neither a restart of the coordinator nor one of the worker undoes it.
+    world.coordinator.kill();
     world.restart_coordinator();
     program.stop();
     let _again = world.worker_in("a", &state, &[]);
