@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use candle_core::{DType, Device, Tensor};
@@ -110,12 +110,18 @@ impl Place {
         let partial = wait_until("a begun export", || {
             self.begun(out)
                 .into_iter()
-                .find(|path| !before.contains(path))
+                .find(|path| !before.contains(path) && is_locked(path))
         });
         signal(&child, Signal::STOP);
         assert!(partial.exists(), "it was complete before it was halted");
         Halted { child, partial }
     }
+}
+
+/// Whether a process writes what lies at `path`: until it has its lock, others take it for left.
+fn is_locked(path: &Path) -> bool {
+    let file = fs::File::open(path);
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)))
 }
 
 impl Halted {
