@@ -5,7 +5,7 @@ families/ and chat/ into OUT, and then tells which files differ from those that 
 PART is one or more of nf4, models, qlora, families, chat; qlora takes the models that models made. The READMEs are
 written by hand and not made.
 
-Weights, batches, codes and scales come out to the bit. Sums in fp32, and with them logits, losses and gradients, are
+Weights, batches, codes and scales are bit-identical. Sums in fp32, and with them logits, losses and gradients, are
 those of the kernels that PyTorch takes on the CPU: they differ in the last bits on another one.
 """
 
