@@ -453,9 +453,6 @@ pub fn event(e: JournalEntry) -> wire::Event {
     }
 }
 
-/// Milliseconds of a day.
-const DAY_MS: u64 = 24 * 3600 * 1000;
-
 pub fn token(t: TokenRecord) -> wire::TokenInfo {
     let at = |ms: Option<u64>| ms.unwrap_or_default() as i64;
     wire::TokenInfo {
@@ -464,7 +461,7 @@ pub fn token(t: TokenRecord) -> wire::TokenInfo {
         role: t.role,
         created_unix_ms: t.created_unix_ms as i64,
         expires_unix_ms: at(t.expires_unix_ms),
-        last_used_unix_ms: at(t.used_day.map(|day| day.saturating_mul(DAY_MS))),
+        last_used_unix_ms: at(t.used_day.map(|day| day.saturating_mul(wire::DAY_MS))),
         revoked_unix_ms: at(t.revoked_unix_ms),
     }
 }

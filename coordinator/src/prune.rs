@@ -7,14 +7,12 @@
 use std::collections::BTreeSet;
 
 use qlora_engine::{Engine, Event, JobId, JobState, Millis, Prune, Refusal};
+use qlora_proto::DAY_MS;
 use qlora_proto::words::count;
 use qlora_store::{By, JobStore};
 
 use crate::driver::Handle;
 use crate::error::CallError;
-
-/// Milliseconds of a day.
-pub const DAY: u64 = 24 * 3600 * 1000;
 
 /// What a person asks for.
 #[derive(Debug, Clone)]
@@ -92,7 +90,7 @@ impl Retention {
             chosen.extend(new.map(|id| (id, reason.clone())));
         };
         if let Some(days) = self.days {
-            let until = Millis(now.0.saturating_sub(days.saturating_mul(DAY)));
+            let until = Millis(now.0.saturating_sub(days.saturating_mul(DAY_MS)));
             let reason = format!("it ended {} ago (--keep-jobs-days)", count(days, "day"));
             add(engine.prunable(Prune::Job, until, 0), reason);
         }
@@ -111,7 +109,7 @@ impl Retention {
 
 /// Milliseconds as days.
 fn days(ms: u64) -> String {
-    count(ms / DAY, "day")
+    count(ms / DAY_MS, "day")
 }
 
 fn going(engine: &Engine, what: Prune, chosen: Vec<(JobId, String)>) -> Vec<Going> {
@@ -199,7 +197,7 @@ mod tests {
         let job = |id| Job::new(JobId(id), spec(id), Now::both(0));
         let mut jobs = vec![job(99)];
         for (id, days) in (1..).zip(ended) {
-            let at = Millis(days * DAY);
+            let at = Millis(days * DAY_MS);
             jobs.push(Job {
                 state: JobState::Succeeded { at },
                 ..job(id)
@@ -215,7 +213,7 @@ mod tests {
     #[test]
     fn each_bound_lets_go_what_is_beyond_it_and_none_keeps_all() {
         let engine = engine(&[1, 2, 3, 4]);
-        let now = Millis(5 * DAY);
+        let now = Millis(5 * DAY_MS);
         let chosen = |retention: Retention| retention.choose(&engine, now);
         let none = Retention::default();
         assert!(!none.is_set() && chosen(none).is_empty());
@@ -258,11 +256,11 @@ mod tests {
         let engine = engine(&[1, 2, 3, 4]);
         let asked = |days, keep, only: &[u64]| Asked {
             what: Prune::Job,
-            older_than: days * DAY,
+            older_than: days * DAY_MS,
             keep,
             only: only.iter().map(|id| JobId(*id)).collect(),
         };
-        let chosen = |asked: Asked| numbers(&asked.choose(&engine, Millis(5 * DAY)));
+        let chosen = |asked: Asked| numbers(&asked.choose(&engine, Millis(5 * DAY_MS)));
         assert_eq!(chosen(asked(2, 0, &[])), [1, 2, 3]);
         assert_eq!(chosen(asked(2, 2, &[])), [1, 2]);
         assert_eq!(chosen(asked(0, 2, &[])), [1, 2]);

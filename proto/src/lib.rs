@@ -32,6 +32,9 @@ pub const PASSES_AFTER: &str = "qlora-passes-after-ms";
 /// Bytes of one message of a transfer.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
+/// Milliseconds of a day.
+pub const DAY_MS: u64 = 24 * 3600 * 1000;
+
 impl JobState {
     /// The word that screens and JSON use.
     pub fn word(self) -> &'static str {

@@ -17,6 +17,9 @@ use crate::convert;
 use crate::error::CallError;
 use crate::services::Services;
 
+/// The reason that is recorded for what a person does here.
+const REASON: &str = "by user, on the page";
+
 /// Sends an artifact of a job as a file.
 pub async fn download<S: JobStore>(
     State(services): State<Services<S>>,
@@ -96,7 +99,7 @@ pub async fn cancel<S: JobStore>(
 ) -> Response {
     let event = |job| Event::Cancel {
         job,
-        reason: "by user, on the page".into(),
+        reason: REASON.into(),
     };
     change(&services, &id, caller.by("cancel"), event).await
 }
@@ -109,7 +112,7 @@ pub async fn pause<S: JobStore>(
 ) -> Response {
     let event = |job| Event::Pause {
         job,
-        reason: "by user, on the page".into(),
+        reason: REASON.into(),
     };
     change(&services, &id, caller.by("pause"), event).await
 }

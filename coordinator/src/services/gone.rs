@@ -1,13 +1,14 @@
 //! Workers that have been away for long leave the list.
 
 use qlora_engine::{Event, Worker};
+use qlora_proto::DAY_MS;
 
 use crate::clock::now;
 use crate::driver::Handle;
 use crate::error::CallError;
 
 /// Milliseconds for which a worker that is away stays on the list.
-const LONGEST_AWAY: u64 = 30 * 24 * 3600 * 1000;
+const LONGEST_AWAY: u64 = 30 * DAY_MS;
 
 /// Takes workers off the list that have been away for longer than [`LONGEST_AWAY`]. One that comes
 /// back is new.

@@ -4,11 +4,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 use qlora_access::Fingerprint;
-use qlora_proto::Role;
+use qlora_proto::{DAY_MS, Role};
 use qlora_store::TokenRecord;
 
-/// Milliseconds of a day.
-const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Stands for no time and no day.
 const NONE: u64 = u64::MAX;
 

@@ -25,7 +25,7 @@ const RECORD: &str = "handover.json";
 /// Reports that the coordinator has not taken.
 const REPORTS: &str = "reports";
 
-/// An attempt whose training process has ended, to be delivered.
+/// What is left to deliver of an attempt that this worker no longer runs.
 #[derive(Debug)]
 pub struct Handover {
     pub whose: Whose,
@@ -136,7 +136,7 @@ enum Unusable {
 }
 
 /// # Errors
-/// The worker ended before its training process had, or what it left is not whole.
+/// No record was written before the worker ended, or what it left is not whole.
 fn read(folder: &Path) -> Result<Handover, Unusable> {
     let damaged = |fault: String| Unusable::Damaged(fault);
     let text = match fs::read_to_string(folder.join(RECORD)) {
@@ -194,9 +194,9 @@ fn read(folder: &Path) -> Result<Handover, Unusable> {
     })
 }
 
-/// What lies in `folder`, where it can be delivered. What is damaged stays and is told of. What was
-/// left by a worker that ended in mid-training goes: nobody goes on with it, and checkpoints are
-/// large.
+/// What lies in `folder`, where it can be delivered. What is damaged stays and is logged. A folder
+/// without a record is removed: its worker ended in mid-training, nobody resumes from it, and
+/// checkpoints are large.
 pub fn find(folder: &Path) -> Option<Handover> {
     match read(folder) {
         Ok(left) => Some(left),

@@ -2,15 +2,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_proto::words::count;
-use qlora_proto::{PrunePart, PruneRequest, PrunedJob};
+use qlora_proto::{DAY_MS, PrunePart, PruneRequest, PrunedJob};
 
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::job::confirm::confirmed;
 use crate::output::{human, json, print, print_json};
-
-/// Milliseconds of a day.
-const DAY: u64 = 24 * 3600 * 1000;
 
 /// Delete old jobs that have ended, or only what they have made or logged.
 ///
@@ -107,7 +104,7 @@ impl Prune {
     ) -> Result<(), CtlError> {
         let request = PruneRequest {
             part: self.part().into(),
-            older_than_ms: self.older_than.map(|days| days.saturating_mul(DAY)),
+            older_than_ms: self.older_than.map(|days| days.saturating_mul(DAY_MS)),
             keep: self.keep,
             only,
             dry_run,

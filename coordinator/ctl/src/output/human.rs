@@ -86,12 +86,11 @@ fn job_row(job: &Job) -> Vec<String> {
 /// Jobs that are to go, with what each frees.
 pub fn pruned(jobs: &[PrunedJob]) -> String {
     let row = |job: &PrunedJob| {
-        let ended = jiff::Timestamp::from_millisecond(job.ended_unix_ms).unwrap_or_default();
         vec![
             job.id.to_string(),
             short(&job.name, CELL),
             job.state().word().into(),
-            ended.strftime("%Y-%m-%d").to_string(),
+            day(job.ended_unix_ms),
             bytes(job.bytes),
         ]
     };
