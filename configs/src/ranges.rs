@@ -56,7 +56,7 @@ impl Display for Number {
     }
 }
 
-/// Whether nobody could count the zeros of a number that is written out.
+/// Whether nobody could count the zeros of a number that is printed in digits.
 fn has_many_zeros(number: f64) -> bool {
     let size = number.abs();
     size >= 1e12 || size > 0.0 && size < 1e-6

@@ -32,30 +32,9 @@ pub(super) fn nearest(word: &str) -> Option<&'static str> {
         _ => 2,
     };
     let all = keywords::all().filter(|keyword| !OWN.contains(keyword));
-    let away = all.map(|keyword| (distance(word, &keyword.to_lowercase()), keyword));
+    let away = all.map(|keyword| (strsim::osa_distance(word, &keyword.to_lowercase()), keyword));
     let (distance, keyword) = away.min_by_key(|(distance, _)| *distance)?;
     (distance <= most).then_some(keyword)
-}
-
-/// Faults of one letter that make `a` of `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before: Vec<usize> = Vec::new();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut next = vec![i];
-        for j in 1..=b.len() {
-            let other = usize::from(a[i - 1] != b[j - 1]);
-            let mut least = (row[j - 1] + other).min(row[j] + 1).min(next[j - 1] + 1);
-            let is_swap = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-            if is_swap {
-                least = least.min(before[j - 2] + 1);
-            }
-            next.push(least);
-        }
-        before = std::mem::replace(&mut row, next);
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -100,7 +79,7 @@ mod tests {
             ("abd", "abc", 1),
             ("kitten", "sitting", 3),
         ] {
-            assert_eq!(distance(a, b), faults, "{a} {b}");
+            assert_eq!(strsim::osa_distance(a, b), faults, "{a} {b}");
         }
     }
 }

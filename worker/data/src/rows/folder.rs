@@ -157,7 +157,7 @@ fn passed_over(path: &Path) -> Option<&'static str> {
 }
 
 fn holds_rows(folder: &Path, depth: usize) -> bool {
-    let entries = std::fs::read_dir(folder)
+    let mut entries = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
         .flatten()
@@ -166,5 +166,5 @@ fn holds_rows(folder: &Path, depth: usize) -> bool {
         true => depth > 0 && !is_ignored(&plain_name(path)) && holds_rows(path, depth - 1),
         false => is_named_data(path) || is_named_other(path) || begins_as_rows(path),
     };
-    entries.into_iter().any(|path| is_rows(&path))
+    entries.any(|path| is_rows(&path))
 }

@@ -71,10 +71,11 @@ fn with_ids_of_results(messages: &[Json]) -> Vec<Json> {
         let results = messages[at + 1..]
             .iter()
             .take_while(|message| message["role"] == "tool");
-        let mut named = results
+        let named: Vec<Json> = results
             .map(|result| &result["tool_call_id"])
-            .filter(|id| !id.is_null() && !own.contains(id));
-        let named: Vec<Json> = named.by_ref().cloned().collect();
+            .filter(|id| !id.is_null() && !own.contains(id))
+            .cloned()
+            .collect();
         let calls = messages[at]
             .get_mut("tool_calls")
             .and_then(Json::as_array_mut)

@@ -117,9 +117,7 @@ impl Shards {
 
     /// A tensor whose data are no weights, but part of a quantized layer.
     pub(crate) fn quantized(&self) -> Option<String> {
-        let entries = self.files().flat_map(|shard| shard.entries);
-        entries
-            .into_iter()
+        self.entries()
             .find(|e| !matches!(e.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16))
             .map(|e| e.name)
     }

@@ -59,7 +59,7 @@ impl GgufForm {
 
 /// No size of a model is larger.
 const LARGEST: f64 = u32::MAX as f64;
-/// Items of a list that are written out.
+/// Items of a list that are printed.
 const LISTED: usize = 8;
 
 /// The metadata of a file whose names begin with `prefix`, read by type: a value of another type is
