@@ -1,61 +1,8 @@
-//! `qlora-coordinator`: holds configs and job state, hands work to workers, and shows what goes on.
-//!
-//! One address serves gRPC, the web page, `/metrics` and `/healthz`. State lies in one folder.
-
-mod caller;
-mod cleaning;
-mod cli;
-mod clock;
-mod convert;
-mod doors;
-mod driver;
-mod error;
-mod instruments;
-mod listen;
-mod names;
-mod needs;
-mod page;
-mod prune;
-mod runnable;
-mod serve;
-mod services;
-mod tokens;
-mod usage;
+//! The program; what it does is in the library of the same name.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::Cli;
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match serve::run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("{}", e.text());
-            e.exit_code()
-        }
-    }
-}
-
-#[cfg(test)]
-#[path = "../../tests/src/documented.rs"]
-mod documented;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_documented_call_is_one_that_the_parser_takes() {
-        // Help and version are asked for; they are no fault.
-        documented::each_is_taken("qlora-coordinator", |words| {
-            Cli::try_parse_from(words)
-                .err()
-                .filter(|e| e.exit_code() != 0)
-                .map(|e| e.to_string())
-        });
-    }
+    qlora_coordinator::run().await
 }
