@@ -46,6 +46,10 @@ emulated *ARGS:
 planted *NAMES:
     . tests/env && tests=$(device_tests) && worker/kernels/tests/emulated/planted.sh "$tests" {{NAMES}}
 
+# Break each invariant of docs/ARCHITECTURE.md in a copy of the tree, and see its test fail: all, or those of these numbers.
+sabotage *NUMBERS:
+    tests/sabotage/run {{NUMBERS}}
+
 # Speed of training steps on this machine; `just bench --kernels` times every operation.
 bench *ARGS:
     cargo run --release -q -p qlora-worker -- bench --random-weights {{ARGS}}

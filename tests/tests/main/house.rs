@@ -12,8 +12,8 @@ use serde_json::Value;
 
 /// A crate as the document's table or as cargo has it: its folder, and what it imports of ours.
 #[derive(Debug, PartialEq)]
-struct Crate {
-    folder: String,
+pub struct Crate {
+    pub folder: String,
     imports: BTreeSet<String>,
 }
 
@@ -37,7 +37,7 @@ const IMPURE: &[&str] = &[
 const NO_NETWORK: &[&str] = &["qlora-trainer", "qlora-kernels"];
 
 /// The crates of the document's table by their names.
-fn table(document: &str) -> BTreeMap<String, Crate> {
+pub fn table(document: &str) -> BTreeMap<String, Crate> {
     let section = document
         .split("\n## ")
         .find(|s| s.starts_with("Code map"))
@@ -140,7 +140,7 @@ fn no_crate_knows_what_it_must_not() {
     }
 }
 
-fn document() -> String {
+pub fn document() -> String {
     text("docs/ARCHITECTURE.md")
 }
 
@@ -149,7 +149,7 @@ fn text(name: &str) -> String {
 }
 
 /// What stands between backticks.
-fn quoted(text: &str) -> Vec<&str> {
+pub fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
@@ -166,7 +166,7 @@ fn tree() -> Vec<String> {
 }
 
 /// Whether `text` says where something lies, and not what a thing is called.
-fn is_path(text: &str) -> bool {
+pub fn is_path(text: &str) -> bool {
     let ends = [".rs", ".md", ".cu", ".cpp", ".proto", ".sh", ".yaml"];
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./*".contains(c);
     text.chars().all(plain) && (text.contains('/') || ends.iter().any(|end| text.ends_with(end)))
@@ -229,7 +229,7 @@ fn every_path_that_the_architecture_names_is_there() {
 }
 
 /// The numbered entries of a section, each with what stands behind its `Tests:`.
-fn entries(document: &str, section: &str) -> Vec<(usize, String)> {
+pub fn entries(document: &str, section: &str) -> Vec<(usize, String)> {
     let section = document
         .split("\n## ")
         .find(|s| s.starts_with(section))

@@ -34,6 +34,7 @@ mod prune;
 mod reference;
 mod refusals;
 mod runs;
+mod sabotage;
 mod sizes;
 mod snapshots;
 mod together;
