@@ -40,11 +40,9 @@ pub async fn run() -> ExitCode {
 }
 
 #[cfg(test)]
-#[path = "../../tests/src/documented.rs"]
-mod documented;
-
-#[cfg(test)]
 mod tests {
+    use qlora_testkit::documented;
+
     use super::*;
 
     #[test]

@@ -5,17 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use qlora_testkit::golden;
 use serde_json::json;
 
 const HIDDEN: usize = 64;
 const FFN: usize = 128;
 const VOCABULARY: usize = 900;
 const KV: usize = 32;
-
-/// The repository's `tests/golden`.
-pub fn golden() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden")
-}
 
 /// Writes a Hugging Face folder with seeded weights and returns its path.
 ///
@@ -32,10 +28,10 @@ pub fn tiny_model(folder: &Path) -> PathBuf {
     });
     fs::write(path.join("config.json"), config.to_string()).expect("a configuration");
     for name in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(golden().join("chat/tokenizer").join(name), path.join(name)).expect("a tokenizer");
+        fs::copy(golden("chat/tokenizer").join(name), path.join(name)).expect("a tokenizer");
     }
     fs::copy(
-        golden().join("chat/chatml_tools.jinja"),
+        golden("chat/chatml_tools.jinja"),
         path.join("chat_template.jinja"),
     )
     .expect("a template");

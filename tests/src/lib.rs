@@ -3,7 +3,6 @@
 //! `target/<profile>`: build them first.
 
 mod built;
-pub mod documented;
 mod fixture;
 pub mod functions;
 mod http;
@@ -11,7 +10,6 @@ pub mod modules;
 mod programs;
 mod proxy;
 pub mod repository;
-pub mod skipped;
 
 pub use built::{binary, forget_settings, launch};
 pub use fixture::{conversations, tiny_model};

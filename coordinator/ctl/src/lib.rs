@@ -64,15 +64,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/src/documented.rs"]
-mod documented;
-#[cfg(test)]
-#[path = "../../../tests/src/help.rs"]
-mod help;
-
-#[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use qlora_testkit::{documented, help};
 
     use super::*;
 

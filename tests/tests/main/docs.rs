@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use qlora_tests::documented::{Documented, shell};
+use qlora_testkit::documented::{Documented, shell};
 use qlora_tests::repository::root;
 use qlora_tests::{World, binary, conversations, forget_settings, launch, wait_until};
 

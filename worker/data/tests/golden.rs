@@ -2,19 +2,14 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::PathBuf;
 
 use qlora_data::{ChatTemplate, Conversation, IGNORE, SpecialTokens, encode};
+use qlora_testkit::{golden, golden_json};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/chat")
-}
-
 fn json(name: &str) -> Value {
-    let text = fs::read_to_string(folder().join(name)).expect("a golden file");
-    serde_json::from_str(&text).expect("golden JSON")
+    golden_json(&format!("chat/{name}"))
 }
 
 fn conversation(all: &Value, name: &str) -> Conversation {
@@ -34,20 +29,19 @@ fn conversation(all: &Value, name: &str) -> Conversation {
 }
 
 fn compare(template: &str) -> usize {
-    let golden = json(&format!("{template}.json"));
+    let recorded = json(&format!("{template}.json"));
     let conversations = json("conversations.json");
     let tokenizer =
-        Tokenizer::from_file(folder().join("tokenizer/tokenizer.json")).expect("a tokenizer");
-    let source =
-        fs::read_to_string(folder().join(format!("{template}.jinja"))).expect("a template");
-    let text = |key: &str| golden[key].as_str().unwrap_or_default().to_owned();
+        Tokenizer::from_file(golden("chat/tokenizer/tokenizer.json")).expect("a tokenizer");
+    let source = fs::read_to_string(golden(&format!("chat/{template}.jinja"))).expect("a template");
+    let text = |key: &str| recorded[key].as_str().unwrap_or_default().to_owned();
     let special = SpecialTokens {
         bos: text("bos_token"),
         eos: text("eos_token"),
     };
     let template = ChatTemplate::new(&source, special).expect("a template that compiles");
     let mut compared = 0;
-    for row in golden["rows"].as_array().expect("rows") {
+    for row in recorded["rows"].as_array().expect("rows") {
         let name = row["conversation"].as_str().expect("a name");
         let conversation = conversation(&conversations, name);
         let Some(wanted) = row["text"].as_str() else {
@@ -100,8 +94,8 @@ fn chatml_with_tools_equals_transformers() {
 
 #[test]
 fn the_llama_style_equals_transformers() {
-    let golden = json("llama3_like.json");
-    assert!(golden["extra_variables"].is_object());
+    let recorded = json("llama3_like.json");
+    assert!(recorded["extra_variables"].is_object());
     assert_eq!(compare("llama3_like"), 22);
 }
 
@@ -112,10 +106,10 @@ fn the_mistral_style_equals_transformers() {
 
 /// The masks that a template's `{% generation %}` blocks give are found without the blocks too.
 fn derived_masks_agree(name: &str) -> usize {
-    let golden = json(&format!("{name}.json"));
+    let recorded = json(&format!("{name}.json"));
     let conversations = json("conversations.json");
-    let marked = fs::read_to_string(folder().join(format!("{name}.jinja"))).expect("a template");
-    let text = |key: &str| golden[key].as_str().unwrap_or_default().to_owned();
+    let marked = fs::read_to_string(golden(&format!("chat/{name}.jinja"))).expect("a template");
+    let text = |key: &str| recorded[key].as_str().unwrap_or_default().to_owned();
     let special = SpecialTokens {
         bos: text("bos_token"),
         eos: text("eos_token"),
@@ -144,7 +138,7 @@ fn derived_masks_agree(name: &str) -> usize {
     );
     let (marked, bare) = (marked.expect("a template"), bare.expect("a template"));
     let mut compared = 0;
-    for row in golden["rows"]
+    for row in recorded["rows"]
         .as_array()
         .expect("rows")
         .iter()

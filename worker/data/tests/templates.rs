@@ -268,9 +268,7 @@ fn covers_the_assistant(rendered: &Rendered, conversation: &Conversation, what: 
 
 #[test]
 fn pieces_are_whole_turns_with_their_ends() {
-    let file =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/chat/conversations.json");
-    let given: Value = serde_json::from_slice(&std::fs::read(file).expect("a file")).expect("JSON");
+    let given = golden_json("chat/conversations.json");
     let rows = given
         .as_array()
         .or_else(|| given["conversations"].as_array())

@@ -1,7 +1,6 @@
 //! NF4 and 8-bit AdamW against bitsandbytes 0.50 (`tests/golden/nf4`, `adamw8bit`).
 
 use std::fs;
-use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::backend::host;
@@ -9,12 +8,9 @@ use qlora_kernels::host::dynamic8;
 use qlora_kernels::host::nf4::{NestedScales, nest, quantize};
 use qlora_kernels::types::adamw::{AdamWStep, Moments, Norm, Parameter};
 use qlora_kernels::{Nf4Scales, Nf4Tensor};
+use qlora_testkit::golden;
 
 const BLOCK: usize = 64;
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/nf4")
-}
 
 struct Case {
     name: String,
@@ -47,7 +43,7 @@ impl Case {
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for entry in fs::read_dir(folder()).expect("tests/golden/nf4") {
+    for entry in fs::read_dir(golden("nf4")).expect("tests/golden/nf4") {
         let path = entry.expect("an entry").path();
         if path.extension().is_none_or(|e| e != "safetensors") {
             continue;
@@ -190,7 +186,7 @@ fn second_level_codes_scales_and_offset_are_those_of_bitsandbytes() {
 
 #[test]
 fn updates_with_8_bit_moments_are_those_of_bitsandbytes() {
-    let path = folder().join("../adamw8bit/updates.safetensors");
+    let path = golden("adamw8bit/updates.safetensors");
     let tensors = candle_core::safetensors::load(path, &Device::Cpu).expect("tensors");
     let floats = |name: &str| -> Vec<f32> { tensors[name].to_vec1().expect("floats") };
     let codes = |name: &str| -> Vec<u8> { tensors[name].to_vec1().expect("bytes") };

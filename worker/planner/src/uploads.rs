@@ -87,7 +87,7 @@ fn dropout_masks(
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use qlora_config::Layers;
+    use qlora_testkit::resolved;
 
     use super::*;
     use crate::find;
@@ -106,28 +106,12 @@ pub(crate) mod tests {
             "model.base=llama-3.1-8b-instruct",
             "model.quantization=nf4",
             "data.train=rows.jsonl",
-        ];
-        let sizes = [
             "data.max_seq_len=1024",
             "training.micro_batch_size=1",
             "lora.dropout=0.05",
+            "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]",
         ];
-        let modules = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]";
-        let set = common
-            .iter()
-            .chain(&sizes)
-            .chain([&modules])
-            .chain(set)
-            .map(|s| (*s).to_owned())
-            .collect();
-        Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration")
-        .config()
-        .clone()
+        resolved(&common, set).config().clone()
     }
 
     /// Two passes over one block with an adapter on `module` alone, for one sequence of `tokens`.

@@ -163,25 +163,13 @@ fn key(model: &Path, config: &ModelConfig) -> std::io::Result<Option<(String, u6
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::Layers;
+    use qlora_testkit::{golden, resolved};
 
     use super::*;
 
-    const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tiny_llama");
-
     fn config(set: &str) -> ModelConfig {
-        let set = ["model.base=tiny", "data.train=rows.jsonl", set]
-            .map(str::to_owned)
-            .to_vec();
-        Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration")
-        .config()
-        .model
-        .clone()
+        let common = ["model.base=tiny", "data.train=rows.jsonl"];
+        resolved(&common, &[set]).config().model.clone()
     }
 
     #[test]
@@ -194,7 +182,7 @@ mod tests {
         };
         let mut written = 0;
         let mut get = |set: &str| {
-            let found = store.prepared(Path::new(TINY), &config(set), &mut |_, _| {
+            let found = store.prepared(&golden("tiny_llama"), &config(set), &mut |_, _| {
                 written += 1;
                 Ok(())
             });

@@ -202,7 +202,7 @@ fn memory_policy(
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::Layers;
+    use qlora_testkit::resolved;
 
     use super::*;
 
@@ -217,12 +217,7 @@ mod tests {
                 "resources.device=cuda",
                 &format!("training.flash_attention={word}"),
             ];
-            let config = Layers {
-                set: set.map(str::to_owned).to_vec(),
-                ..Layers::default()
-            }
-            .resolve()
-            .expect("a configuration");
+            let config = resolved(&[], &set);
             let config = config.config();
             let inference = Purpose::Inference {
                 model: &config.model,

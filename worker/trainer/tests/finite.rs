@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use qlora_config::Layers;
+use qlora_testkit::resolved;
 use qlora_trainer::checkpoint::Manifest;
 use qlora_trainer::process_group::Alone;
 use qlora_trainer::report::{Event, Reporter};
@@ -64,13 +64,8 @@ impl Home {
             "model.compute=f32",
             "resources.device=cpu",
         ];
-        let common = common.map(str::to_owned);
-        let layers = Layers {
-            set: common.iter().chain(set).cloned().collect(),
-            ..Layers::default()
-        };
         let at = |name: &str| self.0.path().join(name);
-        let config = layers.resolve().expect("a configuration");
+        let config = resolved(&common, set);
         let run = Run {
             eval: config.config().data.eval.as_ref().map(|_| at("eval.jsonl")),
             config,

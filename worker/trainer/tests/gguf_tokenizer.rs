@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{self, Content, Value as Meta};
 use candle_core::quantized::{GgmlDType, QTensor};
+use qlora_testkit::golden_json;
 use qlora_trainer::export::{self, ElementType};
 use qlora_trainer::weights::Checkpoint;
 use serde_json::{Value, json};
@@ -17,10 +18,6 @@ use tokenizers::Tokenizer;
 use toy::{config, golden, held_as, model, refused, tensors};
 
 type Keys = HashMap<String, Meta>;
-
-fn read(name: &str) -> Value {
-    serde_json::from_str(&fs::read_to_string(golden(name)).expect("a golden file")).expect("JSON")
-}
 
 struct Sample {
     text: String,
@@ -37,7 +34,7 @@ fn samples() -> Vec<Sample> {
             .map(|id| id.as_u64().expect("an id") as u32)
             .collect()
     };
-    let all = read("gguf_llama/samples.json");
+    let all = golden_json("gguf_llama/samples.json");
     let all = all.as_array().expect("a list").iter().map(|sample| Sample {
         text: sample["text"].as_str().expect("a text").into(),
         ids: ids(&sample["ids"]),
@@ -50,7 +47,7 @@ fn samples() -> Vec<Sample> {
 
 /// The golden vocabulary in the words of GGUF.
 fn vocabulary() -> Keys {
-    let all = read("gguf_llama/vocabulary.json");
+    let all = golden_json("gguf_llama/vocabulary.json");
     let column = |to: &dyn Fn(&Value) -> Meta| {
         Meta::Array(all.as_array().expect("tokens").iter().map(to).collect())
     };
@@ -90,7 +87,7 @@ impl Home {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (base, whole) = (folder.path().join("base"), folder.path().join("whole.gguf"));
-        let tokens = read("gguf_llama/vocabulary.json")
+        let tokens = golden_json("gguf_llama/vocabulary.json")
             .as_array()
             .expect("tokens")
             .len();

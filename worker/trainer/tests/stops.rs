@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::Device;
-use qlora_config::{DeviceKind, FlashAttention, Layers};
+use qlora_config::{DeviceKind, FlashAttention};
 use qlora_data::{IGNORE, Sample};
 use qlora_planner::LowMemory;
+use qlora_testkit::resolved;
 use qlora_trainer::Error;
 use qlora_trainer::checkpoint::Manifest;
 use qlora_trainer::lora::Adapters;
@@ -113,12 +114,7 @@ impl Home {
         listener: &mut Listener,
     ) -> Result<Vec<u8>, Error> {
         let at = |name: &str| self.folder.path().join(name);
-        let config = Layers {
-            set: self.set.clone(),
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration");
+        let config = resolved(&[], &self.set);
         let output = at(name);
         let (train, eval, tokens) = (at("train.jsonl"), Some(at("eval.jsonl")), None);
         let run = Run {

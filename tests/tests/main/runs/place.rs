@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qlora_config::Layers;
+use qlora_testkit::resolved;
 use qlora_tests::{conversations, tiny_model};
 use qlora_trainer::Result;
 use qlora_trainer::process_group::Alone;
@@ -85,13 +85,7 @@ impl Place {
             "training.micro_batch_size=2",
             "resources.device=cpu",
         ];
-        let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-        let config = Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a valid configuration");
+        let config = resolved(&common, set);
         let (train, eval) = (self.path("train.jsonl"), Some(self.path("eval.jsonl")));
         Run {
             config,

@@ -7,9 +7,9 @@ use qlora_kernels::types::attention::CUDA_HEADS;
 use qlora_kernels::types::forms::{Form, Operation};
 use qlora_kernels::types::options::{AttentionOptions, WantedAttention};
 use qlora_kernels::{AttentionSaved, AttentionShape, Backend, Result, Span};
+use qlora_testkit::skip;
 
 use crate::fixture::{close, gpu_for, on, random, reference};
-use crate::skipped::skip;
 
 fn shape(head_dim: usize, window: Option<usize>) -> AttentionShape {
     AttentionShape {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::types::options::{AttentionOptions, Options};
 use qlora_kernels::{Backend, Result, backend};
+pub use qlora_testkit::tensors::elements;
+use qlora_testkit::tensors::spread;
 
 /// A GPU, for any operation but the attention of a model.
 pub fn gpu() -> Arc<dyn Backend> {
@@ -31,9 +33,7 @@ pub fn reference() -> Arc<dyn Backend> {
 }
 
 pub fn values(n: usize, seed: usize) -> Vec<f32> {
-    (0..n)
-        .map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0)
-        .collect()
+    spread(n, seed, 2003)
 }
 
 /// bf16 in host memory.
@@ -44,16 +44,6 @@ pub fn random(shape: (usize, usize), seed: usize) -> Result<Tensor> {
 /// The same on the GPU.
 pub fn on<const N: usize>(device: &Device, tensors: [&Tensor; N]) -> [Tensor; N] {
     tensors.map(|t| t.to_device(device).expect("a copy on the GPU"))
-}
-
-pub fn elements(tensor: &Tensor) -> Vec<f32> {
-    let elements = |t: &Tensor| {
-        t.to_device(&Device::Cpu)?
-            .to_dtype(DType::F32)?
-            .flatten_all()?
-            .to_vec1::<f32>()
-    };
-    elements(tensor).expect("elements")
 }
 
 /// Largest difference over largest value, in units in the last place of bf16.

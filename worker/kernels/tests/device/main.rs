@@ -13,7 +13,5 @@ mod loss;
 mod nf4;
 mod open;
 mod products;
-#[path = "../../../../tests/src/skipped.rs"]
-mod skipped;
 mod transfers;
 mod updates;

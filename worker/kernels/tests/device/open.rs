@@ -2,9 +2,9 @@
 
 use qlora_kernels::backend;
 use qlora_kernels::types::forms::Operation;
+use qlora_testkit::skip;
 
 use crate::fixture::{gpu, ignored, refusal};
-use crate::skipped::skip;
 
 #[test]
 #[ignore = "run by the tests below"]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use qlora_kernels::types::options::Options;
 use qlora_kernels::{Backend, Result, backend};
+use qlora_testkit::skip;
 
 use crate::fixture::{close, elements, gpu, random};
-use crate::skipped::skip;
 
 /// GPUs of this machine; the emulated one is as many as are wanted. None where there are fewer.
 fn several(wanted: usize) -> Option<Vec<Arc<dyn Backend>>> {

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use qlora_kernels::backend::on_instructions;
 use qlora_kernels::types::options::{Compute, Options};
 use qlora_kernels::{Backend, Instructions, Result, Sequences, Span, backend};
+use qlora_testkit::tensors::{largest_difference, uniform};
 
 /// The CPU with products in `f32`.
 pub fn cpu() -> Arc<dyn Backend> {
@@ -34,34 +35,15 @@ pub fn in_bf16() -> impl Iterator<Item = (Instructions, Arc<dyn Backend>)> {
     every.map(|instructions| (instructions, on(instructions)))
 }
 
-/// Seeded values in about -1 to 1.
-pub fn values(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..n).map(next).collect()
-}
-
 pub fn random(shape: (usize, usize), seed: u64) -> Result<Tensor> {
-    Tensor::from_vec(values(shape.0 * shape.1, seed), shape, &Device::Cpu)
-}
-
-pub fn distance(a: &Tensor, b: &Tensor) -> Result<f32> {
-    (a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?
-        .abs()?
-        .flatten_all()?
-        .max(0)?
-        .to_scalar()
+    let values = uniform(seed).map(|value| value as f32);
+    let values: Vec<f32> = values.take(shape.0 * shape.1).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
 #[track_caller]
 pub fn close(a: &Tensor, b: &Tensor, tolerance: f32) {
-    assert_eq!(a.dims(), b.dims());
-    let d = distance(a, b).expect("comparable tensors");
+    let d = largest_difference(a, b);
     assert!(d <= tolerance, "largest difference {d} above {tolerance}");
 }
 
@@ -116,7 +98,7 @@ pub fn relative(a: &Tensor, b: &Tensor) -> f32 {
         .abs()
         .and_then(|b| b.flatten_all()?.max(0)?.to_scalar::<f32>())
         .expect("a largest value");
-    distance(a, b).expect("comparable tensors") / top
+    largest_difference(a, b) / top
 }
 
 pub fn rounded(x: &Tensor) -> Result<Tensor> {

@@ -7,5 +7,3 @@ mod fixture;
 #[path = "../instructions/mod.rs"]
 mod instructions;
 mod products;
-#[path = "../../../../tests/src/skipped.rs"]
-mod skipped;

@@ -5,7 +5,7 @@ use std::sync::Once;
 
 use qlora_kernels::Instructions;
 
-use crate::skipped::skip;
+use qlora_testkit::skip;
 
 /// What some CPUs of this architecture have.
 const OF_ARCHITECTURE: &[Instructions] = if cfg!(target_arch = "x86_64") {

@@ -5,9 +5,10 @@ use std::sync::{Arc, Once};
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::types::options::{AttentionOptions, Compute, Options, WantedAttention};
 use qlora_kernels::{AttentionShape, Backend, Instructions, Result, backend};
+use qlora_testkit::skip;
+use qlora_testkit::tensors::{elements, uniform};
 
 use crate::instructions;
-use crate::skipped::skip;
 
 /// A matrix in `f64`, whose elements bf16 has too where it is an input.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,12 +28,9 @@ impl Mat {
 
     /// Uniform in about -`size` to `size`, in steps that bf16 has.
     pub fn random(rows: usize, cols: usize, seed: u64, size: f64) -> Self {
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut values = uniform(seed);
         Self::new(rows, cols, |_, _| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            let value = size * ((state >> 40) as f64 / (1u64 << 23) as f64 - 1.0);
+            let value = size * values.next().expect("values have no end");
             f64::from(half::bf16::from_f64(value).to_f32())
         })
     }
@@ -100,13 +98,7 @@ impl Subject {
 
     #[track_caller]
     pub fn close(&self, what: &str, found: &Tensor, wanted: &Mat) {
-        let values = |t: &Tensor| {
-            t.to_device(&Device::Cpu)?
-                .to_dtype(DType::F32)?
-                .flatten_all()?
-                .to_vec1::<f32>()
-        };
-        let found = values(found).expect("elements");
+        let found = elements(found);
         assert_eq!(found.len(), wanted.data.len(), "{what} on {}", self.name);
         let top = wanted.data.iter().fold(1e-30f64, |top, v| top.max(v.abs()));
         let errors = found

@@ -13,5 +13,3 @@ mod instructions;
 mod loss;
 mod oracle;
 mod products;
-#[path = "../../../../tests/src/skipped.rs"]
-mod skipped;

@@ -121,7 +121,8 @@ fn raise(
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::{DeviceKind, Layers, TrainingConfig};
+    use qlora_config::{DeviceKind, TrainingConfig};
+    use qlora_testkit::resolved;
 
     use super::*;
     use crate::{CatalogueEntry, DeviceBudget, ModelShape, estimate, find, search};
@@ -136,15 +137,7 @@ mod tests {
             "model.quantization=nf4",
             "data.train=rows.jsonl",
         ];
-        let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-        Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration")
-        .config()
-        .clone()
+        resolved(&common, set).config().clone()
     }
 
     fn on_gpu(config: &TrainingConfig, gigabytes: u64) -> (Vec<SavedActivations>, f64) {

@@ -103,7 +103,7 @@ fn may_stay_dequantized(run: &Run<'_>, saved: &[SavedActivations]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::Layers;
+    use qlora_testkit::resolved;
 
     use super::*;
     use crate::{estimate, find};
@@ -113,22 +113,10 @@ mod tests {
             "model.base=llama-3.1-8b-instruct",
             "model.quantization=nf4",
             "data.train=rows.jsonl",
+            "data.max_seq_len=4096",
+            "training.micro_batch_size=2",
         ];
-        let sizes = ["data.max_seq_len=4096", "training.micro_batch_size=2"];
-        let set = common
-            .iter()
-            .chain(&sizes)
-            .chain(set)
-            .map(|s| (*s).to_owned())
-            .collect();
-        let config = Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration")
-        .config()
-        .clone();
+        let config = resolved(&common, set).config().clone();
         let shape = find("llama-3.1-8b-instruct")
             .expect("an entry of the catalogue")
             .shape;
@@ -187,15 +175,7 @@ mod tests {
             "training.micro_batch_size=1",
             "resources.memory_fraction=1",
         ];
-        let set = set.iter().chain(&more).map(|s| (*s).to_owned()).collect();
-        let config = Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration")
-        .config()
-        .clone();
+        let config = resolved(&set, &more).config().clone();
         let shape = find("llama-3.1-8b-instruct")
             .expect("an entry of the catalogue")
             .shape;

@@ -1,7 +1,8 @@
 //! A model and a run of round numbers.
 
-use qlora_config::{Layers, TrainingConfig};
+use qlora_config::TrainingConfig;
 use qlora_planner::{ModelShape, find};
+use qlora_testkit::resolved;
 
 pub const MIB: u64 = 1 << 20;
 
@@ -28,11 +29,9 @@ pub fn config(tokens: usize, set: &[&str]) -> TrainingConfig {
         "training.gradient_checkpointing=true",
     ];
     let length = format!("data.max_seq_len={tokens}");
-    let length = length.as_str();
-    let set = common.iter().chain([&length]).chain(set);
-    let layers = Layers {
-        set: set.map(|pair| (*pair).to_owned()).collect(),
-        ..Layers::default()
-    };
-    layers.resolve().expect("a configuration").config().clone()
+    let set: Vec<&str> = [length.as_str()]
+        .into_iter()
+        .chain(set.iter().copied())
+        .collect();
+    resolved(&common, &set).config().clone()
 }

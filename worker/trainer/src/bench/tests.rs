@@ -1,8 +1,8 @@
 use std::collections::HashSet;
 
-use qlora_config::Layers;
 use qlora_kernels::types::forms::Operation;
 use qlora_planner::{Activation, DecoderForm, EmbeddingScale, LayerForm, LayerRope, ModelShape};
+use qlora_testkit::resolved;
 
 use super::*;
 
@@ -38,13 +38,7 @@ fn figures_of(checkpoint: &Checkpoint, extent: Extent, set: &[&str]) -> Result<F
         "data.max_seq_len=32",
         "training.micro_batch_size=2",
     ];
-    let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-    let config = Layers {
-        set,
-        ..Layers::default()
-    }
-    .resolve()
-    .expect("a configuration");
+    let config = resolved(&common, set);
     measure(&config, checkpoint, extent)
 }
 

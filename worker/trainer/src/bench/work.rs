@@ -39,7 +39,7 @@ pub fn data_sheet_rate(name: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::Layers;
+    use qlora_testkit::resolved;
 
     use super::*;
 
@@ -47,15 +47,8 @@ mod tests {
     fn llama_8b_is_counted() {
         let entry =
             qlora_planner::find("llama-3.1-8b-instruct").expect("an entry of the catalogue");
-        let set = ["model.base=llama-3.1-8b-instruct", "data.train=rows.jsonl"]
-            .map(str::to_owned)
-            .to_vec();
-        let config = Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration");
+        let set = ["model.base=llama-3.1-8b-instruct", "data.train=rows.jsonl"];
+        let config = resolved(&[], &set);
         let found = operations_per_token(&entry.shape, config.config(), 4096);
         // 4 x (6.979 + 0.525) x 10^9 of frozen matrices, 6 x 13.63 x 10^6, and attention at 32 x
         // 117.4 x 10^6.

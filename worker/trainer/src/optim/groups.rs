@@ -45,7 +45,7 @@ impl ParameterGroup {
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::Layers;
+    use qlora_testkit::resolved;
 
     use super::*;
 
@@ -57,12 +57,7 @@ mod tests {
             "lora.loraplus_ratio=16",
             "training.weight_decay=0.25",
         ];
-        let config = Layers {
-            set: set.map(str::to_owned).to_vec(),
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration");
+        let config = resolved(&[], &set);
         let (lora, training) = (&config.config().lora, &config.config().training);
         let rules =
             ParameterGroup::of_tensors(lora, training).map(|group| group.rule(training, 0.5, 3));

@@ -77,7 +77,7 @@ impl LearningRate {
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::Layers;
+    use qlora_testkit::resolved;
 
     use super::*;
 
@@ -87,13 +87,7 @@ mod tests {
             "data.train=rows.jsonl",
             "training.learning_rate=1",
         ];
-        let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-        let config = Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration");
+        let config = resolved(&common, set);
         let rate = LearningRate::new(&config.config().training, steps);
         (0..steps).map(|step| rate.at(step)).collect()
     }
@@ -138,15 +132,8 @@ mod tests {
             "model.base=tiny",
             "data.train=rows.jsonl",
             "training.warmup_steps=5",
-        ]
-        .map(str::to_owned)
-        .to_vec();
-        let config = Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration");
+        ];
+        let config = resolved(&[], &set);
         let fault = LearningRate::reaches_peak(&config.config().training, 5)
             .expect_err("a fault")
             .to_string();

@@ -92,21 +92,15 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use qlora_config::Layers;
-
     use std::path::PathBuf;
+
+    use qlora_testkit::resolved;
 
     use super::*;
 
     fn steps(set: &[&str], micro_batches: usize) -> Result<u64> {
         let common = ["model.base=tiny", "data.train=rows.jsonl"];
-        let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-        let config = Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a configuration");
+        let config = resolved(&common, set);
         let (model, train, output) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
         Run {
             config,

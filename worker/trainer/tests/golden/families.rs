@@ -9,8 +9,8 @@ use qlora_trainer::step::Trainer;
 use serde_json::Value;
 
 use crate::{
-    Recorded, config, decoder, decoder_on, golden, gradients, initial_adapters, largest_difference,
-    peft_adapter, row, samples, tensors, trainer_of, unlabeled, untrained,
+    Recorded, config, decoder, decoder_on, golden, golden_json, gradients, initial_adapters,
+    largest_difference, peft_adapter, row, samples, tensors, trainer_of, unlabeled, untrained,
 };
 
 /// Steps of a recorded run.
@@ -21,8 +21,7 @@ fn of(family: &str, file: &str) -> String {
 }
 
 fn json(family: &str, file: &str) -> Value {
-    let text = std::fs::read_to_string(golden(&of(family, file))).expect("a file");
-    serde_json::from_str(&text).expect("JSON")
+    golden_json(&of(family, file))
 }
 
 /// The difference to `wanted` of the logits of `decoder` with `adapters` of its own.

@@ -13,9 +13,9 @@ use qlora_trainer::weights::Checkpoint;
 use serde_json::Value;
 
 use crate::invariance::gradients_do_not_depend_on_what_is_kept;
-use crate::skipped::skip;
 use crate::training::bf16_agrees;
 use crate::{config, decoder_under, golden, loaded, samples, tensors, trainer, untrained};
+use qlora_testkit::skip;
 
 /// Needs a GPU, or the emulated one of the kernels' tests.
 #[test]

@@ -8,18 +8,17 @@ mod gradients;
 mod invariance;
 mod logits;
 mod merged;
-#[cfg(feature = "cuda")]
-#[path = "../../../../tests/src/skipped.rs"]
-mod skipped;
 mod training;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{FlashAttention, Layers, ResolvedConfig};
+use qlora_config::{FlashAttention, ResolvedConfig};
 use qlora_data::{IGNORE, Sample};
 use qlora_planner::MemoryPolicy;
+use qlora_testkit::tensors::largest_difference;
+use qlora_testkit::{golden, golden_json, resolved};
 use qlora_trainer::adapter;
 use qlora_trainer::lora::{Adapters, NAMES};
 use qlora_trainer::model::Decoder;
@@ -28,12 +27,6 @@ use qlora_trainer::runtime::{Purpose, Runtime};
 use qlora_trainer::step::Trainer;
 use qlora_trainer::weights::Checkpoint;
 use serde_json::Value;
-
-fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/golden")
-        .join(name)
-}
 
 fn tensors(name: &str) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(golden(name), &Device::Cpu).expect("golden tensors")
@@ -46,13 +39,7 @@ fn config(set: &[&str]) -> ResolvedConfig {
         "resources.device=cpu",
         "model.compute=f32",
     ];
-    let set = common.iter().chain(set).map(|s| (*s).to_owned()).collect();
-    Layers {
-        set,
-        ..Layers::default()
-    }
-    .resolve()
-    .expect("a valid configuration")
+    resolved(&common, set)
 }
 
 fn decoder(folder: &str, config: &ResolvedConfig) -> Decoder {
@@ -142,13 +129,6 @@ fn row(tensor: &Tensor, i: usize) -> Vec<i64> {
         .expect("integers")
 }
 
-fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    (a - b)
-        .and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar())
-        .expect("comparable tensors")
-}
-
 fn unlabeled(ids: &[i64]) -> Sample {
     Sample {
         ids: ids.iter().map(|&id| id as u32).collect(),
@@ -164,8 +144,7 @@ struct Recorded {
 
 fn recorded(run: &str, checkpointing: bool, compute: &str) -> Recorded {
     let folder = format!("qlora_run/{run}");
-    let text = std::fs::read_to_string(golden(&folder).join("steps.json")).expect("steps");
-    let steps: Value = serde_json::from_str(&text).expect("JSON");
+    let steps = golden_json(&format!("{folder}/steps.json"));
     let every = [
         "q_proj",
         "k_proj",

@@ -13,14 +13,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use qlora_config::DeviceKind;
+use qlora_testkit::golden;
 use serde_json::json;
 
 use crate::differences::{Differences, ROUNDING_OF_F32, mean, tail};
 use crate::recording::{AS_RECORDED, Detuning, Recording};
-
-fn fixture() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/loss_curve")
-}
 
 fn test_device() -> DeviceKind {
     match std::env::var("QLORA_TEST_DEVICE").as_deref() {
@@ -33,7 +30,7 @@ fn test_device() -> DeviceKind {
 /// What `device` replays: the folder that the environment names is for the device that it names.
 fn folder(device: DeviceKind) -> PathBuf {
     let named = std::env::var_os("QLORA_LOSS_CURVE").filter(|_| device == test_device());
-    named.map_or_else(fixture, PathBuf::from)
+    named.map_or_else(|| golden("loss_curve"), PathBuf::from)
 }
 
 /// Replays `recording` and prints how it compares; what is over `limits` comes back.

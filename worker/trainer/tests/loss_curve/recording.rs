@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{DeviceKind, Layers, LoraConfig, ResolvedConfig};
+use qlora_config::{DeviceKind, LoraConfig, ResolvedConfig};
 use qlora_data::Sample;
+use qlora_testkit::resolved;
 use qlora_trainer::adapter;
 use qlora_trainer::lora::Adapters;
 use qlora_trainer::model::{Batch, Decoder};
@@ -121,7 +122,7 @@ impl Recording {
 
     fn config(&self, device: DeviceKind, compute: &str, off: Detuning) -> ResolvedConfig {
         let (recipe, adam) = (&self.recipe, &self.recipe.optimizer);
-        let set = vec![
+        let set: Vec<String> = vec![
             "model.base=recorded".into(),
             "data.train=recorded.jsonl".into(),
             format!("data.max_seq_len={}", recipe.seq),
@@ -147,12 +148,7 @@ impl Recording {
             format!("training.weight_decay={}", adam.weight_decay),
             format!("training.max_grad_norm={}", recipe.clip_norm),
         ];
-        Layers {
-            set,
-            ..Layers::default()
-        }
-        .resolve()
-        .expect("a valid configuration")
+        resolved(&[], &set)
     }
 
     /// One batch per step; every token but the first of a row is trained on.

@@ -10,7 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use qlora_config::{Layers, ModelConfig};
+use qlora_config::ModelConfig;
+pub use qlora_testkit::golden;
+use qlora_testkit::{golden_json, resolved};
 use qlora_trainer::bench;
 use serde_json::{Value, json};
 
@@ -21,15 +23,8 @@ pub const LAYERS: usize = 2;
 
 pub type Tensors = HashMap<String, Tensor>;
 
-pub fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/golden")
-        .join(name)
-}
-
 pub fn config() -> Value {
-    let text = fs::read_to_string(golden("tiny_llama/config.json")).expect("a configuration");
-    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    let mut config = golden_json("tiny_llama/config.json");
     config["vocab_size"] = VOCABULARY.into();
     config
 }
@@ -100,16 +95,7 @@ pub fn held_as(quantization: &str) -> ModelConfig {
         "model.compute=f32",
         &format!("model.quantization={quantization}"),
     ];
-    let layers = Layers {
-        set: set.map(str::to_owned).to_vec(),
-        ..Layers::default()
-    };
-    layers
-        .resolve()
-        .expect("a configuration")
-        .config()
-        .model
-        .clone()
+    resolved(&[], &set).config().model.clone()
 }
 
 /// Logits of a fixed sequence, and what a person hears.

@@ -1,5 +1,6 @@
 use candle_core::{DType, Device, Tensor, Var};
 use qlora_kernels::DropoutKey;
+use qlora_testkit::tensors::{largest_difference, spread};
 
 use super::*;
 use crate::lora::{Factors, Magnitude};
@@ -8,19 +9,7 @@ use crate::weights::Plain;
 const SCALE: f64 = 1.5;
 
 fn values(rows: usize, cols: usize, seed: usize) -> Tensor {
-    let value = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.0 - 1.0;
-    Tensor::from_vec(
-        (0..rows * cols).map(value).collect(),
-        (rows, cols),
-        &Device::Cpu,
-    )
-    .expect("values")
-}
-
-fn distance(a: &Tensor, b: &Tensor) -> f32 {
-    (a - b)
-        .and_then(|d| d.abs()?.flatten_all()?.max(0)?.to_scalar())
-        .expect("comparable tensors")
+    Tensor::from_vec(spread(rows * cols, seed, 1009), (rows, cols), &Device::Cpu).expect("values")
 }
 
 /// The formulas of `dora` and of this module's first lines as a graph of candle's, whose norm is a
@@ -87,10 +76,13 @@ fn of_dora(k: f64, bias: Option<Tensor>) -> Result<()> {
     };
     let (dx, mut found) = backward(backend, &[grad], Some(&(&x).into()))?;
     let grad = found.pop().flatten().expect("gradients of the adapter");
-    assert!(distance(&y, &wanted) < 1e-5);
+    assert!(largest_difference(&y, &wanted) < 1e-5);
     let wanted = [&vx, &va, &vb, &vm].map(|v| grads.get(v).expect("a gradient"));
     for (ours, theirs) in [&dx].into_iter().chain(grad.tensors()).zip(wanted) {
-        assert!(distance(ours, theirs) < 1e-4, "{ours} and {theirs}");
+        assert!(
+            largest_difference(ours, theirs) < 1e-4,
+            "{ours} and {theirs}"
+        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the help of a program leaves unsaid. The programs' own tests include this file.
+//! What the help of a program leaves unsaid.
 
 use clap::Command;
 

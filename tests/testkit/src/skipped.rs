@@ -1,5 +1,4 @@
 //! Tests, or parts of one, that a machine cannot run: each says so on a line that `tests/run` counts.
-//! Tests of other crates include this file too.
 
 use std::io::Write;
 

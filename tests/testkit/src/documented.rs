@@ -1,5 +1,5 @@
 //! The commands that README, docs and shipped configurations tell people to type. The programs' own
-//! tests include this file too, to hold every command against their argument parsers.
+//! tests hold every command against their argument parsers.
 
 use std::fs;
 use std::path::{Path, PathBuf};

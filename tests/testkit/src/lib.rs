@@ -1,0 +1,19 @@
+//! What the tests of several crates share.
+//!
+//! It is below the crates whose tests use it, and knows none of them but the configurations: what
+//! builds on more would be compiled twice, once for the crate and once for its tests.
+
+#[cfg(feature = "configs")]
+mod configs;
+pub mod documented;
+mod golden;
+#[cfg(feature = "help")]
+pub mod help;
+mod skipped;
+#[cfg(feature = "tensors")]
+pub mod tensors;
+
+#[cfg(feature = "configs")]
+pub use configs::resolved;
+pub use golden::{golden, golden_json};
+pub use skipped::skip;
