@@ -1,12 +1,14 @@
 //! `qlora-ctl`: the command line of qlora.
 //!
 //! `commands` has one file for each command. A command takes a `context`, reads what it is given
-//! through `input`, does things with jobs through `job`, and prints through `output`.
+//! through `input`, does things with jobs through `job`, does one thing to several jobs or workers
+//! through `each`, and prints through `output`.
 
 mod arguments;
 mod cli;
 mod commands;
 mod context;
+mod each;
 mod error;
 mod input;
 mod interrupt;

@@ -4,8 +4,8 @@ use clap::Args;
 use qlora_proto::{DrainWorkerRequest, ListWorkersRequest, WorkerInfo};
 
 use crate::context::Context;
+use crate::each::each_worker;
 use crate::error::{CtlError, Exit};
-use crate::job::each::each_worker;
 use crate::worker::fault;
 
 /// Give workers no more work.

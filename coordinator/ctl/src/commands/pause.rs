@@ -5,8 +5,8 @@ use qlora_proto::{Job, JobState, PauseRequest};
 
 use crate::arguments::job_number;
 use crate::context::Context;
+use crate::each::each;
 use crate::error::CtlError;
-use crate::job::each::each;
 
 /// Hold jobs until they are resumed.
 ///

@@ -5,8 +5,8 @@ use qlora_proto::{Job, ResumeRequest};
 
 use crate::arguments::job_number;
 use crate::context::Context;
+use crate::each::each;
 use crate::error::CtlError;
-use crate::job::each::each;
 
 /// Let paused jobs go on.
 ///

@@ -5,9 +5,9 @@ use qlora_proto::{GetJobRequest, Job, RemoveRequest};
 
 use crate::arguments::job_number;
 use crate::context::Context;
+use crate::each::each;
 use crate::error::{CtlError, Exit};
 use crate::job::confirm::{confirmed, jobs};
-use crate::job::each::each;
 
 /// Delete ended jobs: metrics, logs, checkpoints and adapters.
 ///

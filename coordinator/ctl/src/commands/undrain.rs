@@ -4,8 +4,8 @@ use clap::Args;
 use qlora_proto::{UndrainWorkerRequest, WorkerInfo};
 
 use crate::context::Context;
+use crate::each::each_worker;
 use crate::error::CtlError;
-use crate::job::each::each_worker;
 use crate::worker::fault;
 
 /// Give drained workers work again.

@@ -5,7 +5,6 @@
 mod absence;
 pub mod artifact;
 pub mod confirm;
-pub mod each;
 pub mod follow;
 pub mod log;
 pub mod record;
