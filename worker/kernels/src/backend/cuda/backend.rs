@@ -9,6 +9,7 @@ use super::buffer::{device_of, unwritten};
 use super::choice::{Chosen, choose};
 #[cfg(feature = "cudnn")]
 use super::cudnn::{self, Cudnn, Packed};
+use super::forms::form;
 use super::matmul::{self, Onto, product};
 use super::nccl::{self, NcclError};
 use super::nf4::{self, NF4_RUN};
@@ -28,7 +29,7 @@ use crate::types::activations::Activations;
 use crate::types::adamw::{Moments, Norm, Parameter};
 use crate::types::attention::{AttentionSaved, AttentionShape};
 use crate::types::dropout::DropoutKey;
-use crate::types::forms::{Form, Forms, Operation};
+use crate::types::forms::Forms;
 use crate::types::glu::GateFunction;
 use crate::types::lora::{LoraBackwardInput, LoraInput};
 use crate::types::loss::{Head, Loss, LossAndGrad};
@@ -37,7 +38,7 @@ use crate::types::matrix::{Matrix, Stored};
 use crate::types::nf4::{Nf4Scales, Nf4Tensor};
 use crate::types::norm::NormWeight;
 use crate::types::offload::{Offloaded, Transfer};
-use crate::types::options::{Compute, LoraOptions, Options};
+use crate::types::options::{Compute, Options};
 use crate::types::rope::RopeTable;
 use crate::types::sequences::{Sequences, Span};
 
@@ -77,58 +78,6 @@ impl Cuda {
             is_bf16: options.compute != Compute::F32,
             prefetched: Mutex::default(),
         })
-    }
-
-    fn form(&self, operation: Operation) -> Form {
-        let own = || Form::native("own kernels");
-        match operation {
-            Operation::Attention => match &self.attention {
-                Chosen::Reference { why } => Form::reference(format!("T x T scores: {why}")),
-                #[cfg(feature = "cudnn")]
-                chosen @ Chosen::Cudnn { .. } => Form::native(format!(
-                    "{chosen}; batches that it has no plan for: own kernels"
-                )),
-                chosen => Form::native(chosen.to_string()),
-            },
-            Operation::EmbeddingNoise => Form::reference("noise from host memory"),
-            Operation::Matmul if self.is_bf16 => Form::native("cuBLASLt"),
-            Operation::Matmul | Operation::CrossEntropy if !self.is_bf16 => {
-                Form::reference("compute: f32")
-            }
-            Operation::CrossEntropy => {
-                Form::native("own kernels (in chunks of rows, around cuBLASLt)")
-            }
-            Operation::Cast => {
-                Form::native("own kernels (f32 to bf16; reference of and to other types)")
-            }
-            Operation::Lora => self.lora_form(),
-            Operation::Quantize => {
-                Form::native("own kernels (from bf16 and f32; from other types: the CPU)")
-            }
-            Operation::Dequantize => Form::native(
-                "own kernels (NF4 to bf16; reference to f32, in blocks of other than whole 32s, and of GGUF blocks)",
-            ),
-            Operation::Prefetch => Form::native(
-                "own kernels (NF4 in blocks of whole 32s; others wait for their product)",
-            ),
-            _ => own(),
-        }
-    }
-
-    /// The kernels take what adapters have in common; the rest is one adapter at a time.
-    fn lora_form(&self) -> Form {
-        let refusal = |LoraOptions { rank, widths }: LoraOptions| {
-            widths
-                .into_iter()
-                .find_map(|width| lora::refusal(rank, width))
-        };
-        match self.options.lora.and_then(refusal) {
-            Some(why) => Form::reference(format!("one adapter at a time: {why}")),
-            None if self.is_bf16 => Form::native(
-                "own kernels (backward without dropout, and unlike masks: one adapter at a time)",
-            ),
-            None => Form::Composed,
-        }
     }
 
     /// The sequences as cuDNN reads them, where it takes them.
@@ -197,7 +146,8 @@ impl Backend for Cuda {
     }
 
     fn forms(&self) -> Forms {
-        Forms::new(|operation| self.form(operation))
+        let (attention, lora) = (&self.attention, self.options.lora);
+        Forms::new(|operation| form(operation, attention, lora, self.is_bf16))
     }
 
     fn attention(&self) -> Option<String> {

@@ -18,6 +18,7 @@ mod cross_entropy;
 #[cfg(feature = "cudnn")]
 mod cudnn;
 mod dropout;
+mod forms;
 mod glu;
 mod gpu;
 mod launch;
