@@ -117,12 +117,18 @@ pub fn keep_reports(outbox: &Outbox, folder: &Path) -> io::Result<()> {
 /// Takes back what [`write`] wrote of an attempt that goes on: its coordinator hears of it again.
 pub fn take_back(folder: &Path) {
     for name in [RECORD, REPORTS] {
-        match fs::remove_file(folder.join(name)) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                tracing::warn!("{name} in {} cannot be removed: {e}", folder.display());
-            }
-            _ => {}
+        let path = folder.join(name);
+        told(&path, fs::remove_file(&path));
+    }
+}
+
+/// Tells in the log of what was to be removed and is still there.
+fn told(path: &Path, removed: io::Result<()>) {
+    match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            tracing::warn!("{} cannot be removed: {e}", path.display());
         }
+        _ => {}
     }
 }
 
@@ -245,12 +251,7 @@ pub fn left_over(state: &Path, names: &[String]) -> Vec<Handover> {
 
 /// Removes what nobody will ask for.
 pub fn forget(folder: &Path) {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            tracing::warn!("{} cannot be removed: {e}", folder.display());
-        }
-        _ => {}
-    }
+    told(folder, fs::remove_dir_all(folder));
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! What an attempt has to report, in numbered batches, kept until the coordinator has it.
 //!
 //! It is kept in memory and is bounded in bytes: an attempt never outlives its lease, so at most the
-//! reports of one lease gather while the coordinator is away. If there are too many lines, the
-//! oldest are dropped, then points of metrics, and the log says how many. While the coordinator is
-//! away a copy lies on disk, for the next start of a worker that is killed.
+//! reports of one lease gather while the coordinator is away. While it is away a copy lies on disk,
+//! for the next start of a worker that is killed.
+//!
+//! Four things are dropped. When more than 64 MiB wait, the oldest lines go; when no line is left,
+//! every second point of metrics; when one point is left, the oldest samples. The next batch says
+//! how many of each went. The end of a text of more than 64 KiB is cut when it is added. A batch
+//! that the coordinator refuses for its content is logged and left out, and the next one is sent.
+//! When the coordinator refuses the attempt itself, nothing more of it is sent.
 
 mod pending;
 

@@ -19,11 +19,10 @@ use crate::models::{self, Progress as FetchProgress};
 use crate::process_group::Member;
 use qlora_client::TransferError;
 use qlora_client::transfer::{self, Caller, unwatched};
+use qlora_trainer::checkpoint::BEST;
 
 /// Bytes of the name of a file at the most.
 const LONGEST_NAME: usize = 255;
-/// The folder of the best adapter within a checkpoint.
-const BEST: &str = "best";
 
 impl Work {
     /// Brings everything here that the child needs, and writes down what it should do.

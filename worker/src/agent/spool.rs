@@ -120,18 +120,21 @@ mod tests {
     use super::*;
     use crate::agent::progress::line;
 
-    #[tokio::test]
-    async fn what_is_new_is_written_while_the_coordinator_is_away_and_taken_back_after() {
-        let home = tempfile::tempdir().expect("a folder");
-        let record = home.path().join("handover.json");
-        let whose = Whose {
+    fn whose() -> Whose {
+        Whose {
             coordinator: "0".repeat(32).try_into().expect("an id"),
             worker: "a".into(),
             job: 1,
             token: 7,
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_new_is_written_while_the_coordinator_is_away_and_taken_back_after() {
+        let home = tempfile::tempdir().expect("a folder");
+        let record = home.path().join("handover.json");
         let outbox: Arc<Outbox> = Arc::default();
-        let mut spool = Spool::new(whose, outbox.clone(), home.path().into());
+        let mut spool = Spool::new(whose(), outbox.clone(), home.path().into());
         for (is_stuck, is_new, is_there) in [
             (false, true, false),
             (true, false, true),
@@ -158,13 +161,7 @@ mod tests {
     async fn a_write_that_failed_is_tried_again() {
         let home = tempfile::tempdir().expect("a folder");
         let folder = home.path().join("gone");
-        let whose = Whose {
-            coordinator: "0".repeat(32).try_into().expect("an id"),
-            worker: "a".into(),
-            job: 1,
-            token: 7,
-        };
-        let mut spool = Spool::new(whose, Arc::default(), folder.clone());
+        let mut spool = Spool::new(whose(), Arc::default(), folder.clone());
         spool.turn(true, &[]).await;
         spool.end().await;
         fs::create_dir(&folder).expect("a folder");

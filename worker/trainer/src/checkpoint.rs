@@ -24,7 +24,7 @@ use crate::{Error, Result};
 const MANIFEST: &str = "checkpoint.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Folder of the best adapter within a checkpoint.
-const BEST: &str = "best";
+pub const BEST: &str = "best";
 /// Files of an adapter; the template is there where the run has one.
 const ADAPTER_FILES: [&str; 5] = [
     adapter::CONFIG,
