@@ -64,6 +64,41 @@ def cuda_rule_codes(w, table, blocksize=64):
     return torch.bucketize(s, mid), am
 
 
+def padded(rows):
+    """A micro-batch of (ids, labels), padded on the right; padding has label -100."""
+    shape = (len(rows), max(len(ids) for ids, _ in rows))
+    batch = {
+        "input_ids": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.full(shape, -100),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+    }
+    for i, (ids, labels) in enumerate(rows):
+        n = len(ids)
+        batch["input_ids"][i, :n], batch["labels"][i, :n], batch["attention_mask"][i, :n] = ids, labels, 1
+    return batch
+
+
+def gradients(model):
+    """Those of PEFT's adapters, under the names of their layers."""
+    return {
+        n.replace("base_model.model.", "").replace(".default", ""): p.grad.clone()
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def save_adapter(model, folder: pathlib.Path, base: str) -> None:
+    """PEFT's adapter over the model `base` and nothing beside it; its modules are in order, which PEFT has in a set."""
+    model.peft_config["default"].base_model_name_or_path = base
+    model.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.unlink() if file.name not in ("adapter_config.json", "adapter_model.safetensors") else file.chmod(0o644)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if isinstance(config["target_modules"], list):
+        config["target_modules"] = sorted(config["target_modules"])
+    save_json(folder / "adapter_config.json", config)
+
+
 def scrub(folder: pathlib.Path) -> None:
     """Takes out of JSON files what tells of the machine or of the day, and makes all files readable."""
     for file in folder.glob("*.json"):

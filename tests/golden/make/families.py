@@ -5,15 +5,13 @@ What is special about each is in the README of that folder.
 
 import json
 
-import bitsandbytes as bnb
-import bitsandbytes.functional as F
 import torch
 import transformers as T
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, get_cosine_schedule_with_warmup
+from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
-from common import exact_dequant, gen, save_json, save_tensors, scrub
-from models import randomize
+from common import gen, gradients, padded, save_adapter, save_json, save_tensors, scrub
+from models import load_nf4, pre_v5, randomize
 
 STEPS, ACCUM, WARMUP, LR, CLIP = 8, 2, 2, 1e-3, 1.0
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -177,37 +175,8 @@ def batches(seed):
             lab = ids.clone()
             lab[: ri(1, n - 2)] = -100
             rows.append((ids, lab))
-        L = max(len(r[0]) for r in rows)
-        b = {
-            "input_ids": torch.zeros(2, L, dtype=torch.long),
-            "labels": torch.full((2, L), -100),
-            "attention_mask": torch.zeros(2, L, dtype=torch.long),
-        }
-        for k, (ids, lab) in enumerate(rows):
-            b["input_ids"][k, : len(ids)], b["labels"][k, : len(ids)], b["attention_mask"][k, : len(ids)] = ids, lab, 1
-        out.append(b)
+        out.append(padded(rows))
     return out
-
-
-def pre_v5(config):
-    """The configuration as transformers before 5 spells it."""
-    j = dict(config)
-    rp = j.pop("rope_parameters", None)
-    if "dtype" in j:
-        j["torch_dtype"] = j.pop("dtype")
-    if rp and "rope_theta" in rp:
-        rp = dict(rp)
-        j["rope_theta"] = rp.pop("rope_theta")
-        if "partial_rotary_factor" in rp:
-            j["partial_rotary_factor"] = rp.pop("partial_rotary_factor")
-        j["rope_scaling"] = None if rp.get("rope_type") == "default" else rp
-    elif rp:  # Gemma 3
-        j["rope_theta"], j["rope_local_base_freq"] = (
-            rp["full_attention"]["rope_theta"],
-            rp["sliding_attention"]["rope_theta"],
-        )
-        j["rope_scaling"] = {k: v for k, v in rp["full_attention"].items() if k != "rope_theta"}
-    return j
 
 
 @torch.no_grad()
@@ -240,26 +209,7 @@ def make(out):
             f, dtype=torch.float32, attn_implementation="eager"
         )  # bfloat16() rounded the frequencies of `m` too
         full = logits(m, ids)
-        q = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32,
-        )
-        base = AutoModelForCausalLM.from_pretrained(
-            f, quantization_config=q, dtype=torch.float32, device_map="cpu", attn_implementation="eager"
-        )
-        quantised = []
-        for n, mod in base.named_modules():
-            if isinstance(mod, bnb.nn.Linear4bit):
-                mod.support_avx512bf16_for_cpu = False
-                st = mod.weight.quant_state
-                am = F.dequantize_blockwise(st.absmax, st.state2) + st.offset
-                assert torch.equal(
-                    F.dequantize_4bit(mod.weight.data, st),
-                    exact_dequant(mod.weight.data, am, F.get_4bit_type("nf4", device="cpu"), st.shape, torch.float32),
-                ), n
-                quantised.append(n)
+        base, quantised = load_nf4(f)
         save_tensors(
             f / "logits.safetensors", {"input_ids": ids.int(), "logits": full, "nf4_logits": logits(base, ids)}
         )
@@ -291,11 +241,7 @@ def make(out):
                 loss.backward()
                 total += loss.item()
             if first is None:
-                first = {
-                    n.replace("base_model.model.", "").replace(".default", ""): p.grad.clone()
-                    for n, p in pm.named_parameters()
-                    if p.requires_grad
-                }
+                first = gradients(pm)
             gn = torch.nn.utils.clip_grad_norm_(params, CLIP)
             lr = sched.get_last_lr()[0]
             opt.step()
@@ -303,14 +249,7 @@ def make(out):
             opt.zero_grad()
             rec.append({"step": s + 1, "lr": lr, "loss": total, "num_items": int(items), "grad_norm": gn.item()})
         save_tensors(f / "run" / "step1_grads_before_clip.safetensors", first)
-        pm.peft_config["default"].base_model_name_or_path = name
-        pm.save_pretrained(f / "run" / "final_adapter")
-        for g in (f / "run" / "final_adapter").iterdir():
-            g.unlink() if g.name not in ("adapter_config.json", "adapter_model.safetensors") else g.chmod(0o644)
-        ac = json.loads((f / "run" / "final_adapter" / "adapter_config.json").read_text())
-        if isinstance(ac["target_modules"], list):
-            ac["target_modules"] = sorted(ac["target_modules"])
-        save_json(f / "run" / "final_adapter" / "adapter_config.json", ac)
+        save_adapter(pm, f / "run" / "final_adapter", name)
         save_tensors(f / "run" / "final_logits.safetensors", {"input_ids": ids.int(), "logits": logits(pm, ids)})
         save_json(
             f / "run" / "steps.json",

@@ -2,11 +2,20 @@
 
 import json
 
+import bitsandbytes as bnb
+import bitsandbytes.functional as F
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
-from common import gen, save_json, save_tensors, scrub
+from common import exact_dequant, gen, save_json, save_tensors, scrub
 
 
 def randomize(model, seed, std=0.07):
@@ -18,6 +27,53 @@ def randomize(model, seed, std=0.07):
                 p.copy_(1.0 + 0.1 * torch.randn(p.shape, generator=g))
             else:
                 p.copy_(torch.randn(p.shape, generator=g) * std)
+
+
+def pre_v5(config):
+    """The configuration as transformers before 5 spells it."""
+    j = dict(config)
+    rp = j.pop("rope_parameters", None)
+    if "dtype" in j:
+        j["torch_dtype"] = j.pop("dtype")
+    if rp and "rope_theta" in rp:
+        rp = dict(rp)
+        j["rope_theta"] = rp.pop("rope_theta")
+        if "partial_rotary_factor" in rp:
+            j["partial_rotary_factor"] = rp.pop("partial_rotary_factor")
+        j["rope_scaling"] = None if rp.get("rope_type") == "default" else rp
+    elif rp:  # Gemma 3
+        j["rope_theta"], j["rope_local_base_freq"] = (
+            rp["full_attention"]["rope_theta"],
+            rp["sliding_attention"]["rope_theta"],
+        )
+        j["rope_scaling"] = {k: v for k, v in rp["full_attention"].items() if k != "rope_theta"}
+    return j
+
+
+def load_nf4(folder):
+    """The model in NF4 with double quantization, whose values are those of the definition, and its layers in NF4."""
+    q = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=q, dtype=torch.float32, device_map="cpu", attn_implementation="eager"
+    )
+    table = F.get_4bit_type("nf4", device="cpu")
+    names = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, bnb.nn.Linear4bit):
+            st = layer.weight.quant_state
+            assert st.nested and layer.weight.quant_type == "nf4", name
+            # Else eval() repacks the weight, and it computes in bf16 from then on.
+            layer.support_avx512bf16_for_cpu = False
+            absmax = F.dequantize_blockwise(st.absmax, st.state2) + st.offset
+            exact = exact_dequant(layer.weight.data, absmax, table, st.shape, torch.float32)
+            assert torch.equal(F.dequantize_4bit(layer.weight.data, st), exact), name
+            names.append(name)
+    return model, names
 
 
 def inputs():
@@ -78,12 +134,7 @@ def make(out):
     randomize(m, 11)
     m.save_pretrained(d)
     scrub(d)
-    j = json.loads((d / "config.json").read_text())  # as transformers before 5 spells it
-    rp = j.pop("rope_parameters")
-    j["torch_dtype"] = j.pop("dtype")
-    j["rope_theta"] = rp.pop("rope_theta")
-    j["rope_scaling"] = rp
-    save_json(d / "config.pre_v5.json", j)
+    save_json(d / "config.pre_v5.json", pre_v5(json.loads((d / "config.json").read_text())))
     save_tensors(
         d / "rope.safetensors",
         {"inv_freq": m.model.rotary_emb.inv_freq, "plain_inv_freq": 10000.0 ** (-torch.arange(0, 16, 2).float() / 16)},

@@ -5,23 +5,14 @@ layers, and with DoRA.
 A plain loop trains; transformers' Trainer repeats each run, and the differences are recorded too.
 """
 
-import json
 import tempfile
 
-import bitsandbytes as bnb
-import bitsandbytes.functional as F
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    Trainer,
-    TrainingArguments,
-    get_cosine_schedule_with_warmup,
-)
+from transformers import Trainer, TrainingArguments, get_cosine_schedule_with_warmup
 
-from common import exact_dequant, gen, save_json, save_tensors, scrub
-from models import inputs
+from common import gen, gradients, padded, save_adapter, save_json, save_tensors, scrub
+from models import inputs, load_nf4
 
 STEPS, ACCUM, WARMUP, LR = 20, 2, 4, 1e-3
 RUNS = {
@@ -51,37 +42,13 @@ def batches():
             rows.append((ids, lab))
         if i == 5:
             rows[1][1][:] = -100  # nothing of this row is trained on
-        L = max(len(r[0]) for r in rows)
-        b = {
-            "input_ids": torch.zeros(2, L, dtype=torch.long),
-            "labels": torch.full((2, L), -100),
-            "attention_mask": torch.zeros(2, L, dtype=torch.long),
-        }
-        for k, (ids, lab) in enumerate(rows):
-            b["input_ids"][k, : len(ids)], b["labels"][k, : len(ids)], b["attention_mask"][k, : len(ids)] = ids, lab, 1
-        out.append(b)
+        out.append(padded(rows))
     return out
 
 
 def load_base(out):
-    q = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
-    )
-    m = AutoModelForCausalLM.from_pretrained(
-        out / "tiny_llama", quantization_config=q, dtype=torch.float32, device_map="cpu", attn_implementation="eager"
-    )
-    n = 0
-    for mod in m.modules():
-        if isinstance(mod, bnb.nn.Linear4bit):
-            assert mod.weight.quant_state.nested and mod.weight.quant_type == "nf4"
-            mod.support_avx512bf16_for_cpu = (
-                False  # else eval() repacks the weight, and it computes in bf16 from then on
-            )
-            n += 1
-    assert n == 14, n
+    m, quantized = load_nf4(out / "tiny_llama")
+    assert len(quantized) == 14, quantized
     return m
 
 
@@ -123,11 +90,7 @@ def plain_loop(pm, data, clip):
             loss.backward()
             losses.append(loss.item())
         if first is None:
-            first = {
-                n.replace("base_model.model.", "").replace(".default", ""): p.grad.clone()
-                for n, p in pm.named_parameters()
-                if p.requires_grad
-            }
+            first = gradients(pm)
         gn = torch.nn.utils.clip_grad_norm_(params, clip)
         lr = sched.get_last_lr()[0]
         opt.step()
@@ -206,15 +169,6 @@ def make(out):
     data = batches()
     save_tensors(d / "batches.safetensors", {f"{i:02d}.{k}": v.int() for i, b in enumerate(data) for k, v in b.items()})
     base = load_base(out)
-    table = F.get_4bit_type("nf4", device="cpu")
-    for n, mod in base.named_modules():
-        if isinstance(mod, bnb.nn.Linear4bit):
-            st = mod.weight.quant_state
-            am = F.dequantize_blockwise(st.absmax, st.state2) + st.offset
-            assert torch.equal(
-                F.dequantize_4bit(mod.weight.data, st),
-                exact_dequant(mod.weight.data, am, table, st.shape, torch.float32),
-            ), n
     save_tensors(d / "base_logits.safetensors", {"input_ids": inputs()["full"][0][:1].int(), "logits": logits_of(base)})
     base.save_pretrained(d / "base_bnb4bit")
     scrub(d / "base_bnb4bit")
@@ -228,15 +182,8 @@ def make(out):
         rec, first = plain_loop(pm, data, spec["clip"])
         after = eval_loss(pm, data)
         save_tensors(r / "step1_grads_before_clip.safetensors", first)
-        pm.peft_config["default"].base_model_name_or_path = "tiny_llama"
-        pm.save_pretrained(r / "final_adapter")
+        save_adapter(pm, r / "final_adapter", "tiny_llama")
         final = {k: v.clone() for k, v in get_peft_model_state_dict(pm).items()}
-        for f in (r / "final_adapter").iterdir():
-            f.unlink() if f.name not in ("adapter_config.json", "adapter_model.safetensors") else f.chmod(0o644)
-        cfg = json.loads((r / "final_adapter" / "adapter_config.json").read_text())
-        if isinstance(cfg["target_modules"], list):
-            cfg["target_modules"] = sorted(cfg["target_modules"])  # a set in PEFT, of any order
-        save_json(r / "final_adapter" / "adapter_config.json", cfg)
         lg = logits_of(pm)
         save_tensors(r / "final_logits.safetensors", {"input_ids": inputs()["full"][0][:1].int(), "logits": lg})
         # the same by transformers
