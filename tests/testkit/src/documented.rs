@@ -18,9 +18,62 @@ pub struct Documented {
     pub not_run: Option<String>,
 }
 
+/// A block of a document with what a console shows: commands behind `$ `, and what they print.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// `docs/X.md:12`.
+    pub place: String,
+    /// As a console shows it.
+    pub text: String,
+    /// As of [`Documented`].
+    pub not_run: Option<String>,
+}
+
+impl Session {
+    pub fn commands(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter_map(|line| line.strip_prefix("$ "))
+    }
+
+    /// What `sh` has to run to print the session as it is: `$?` is the status of the command before.
+    pub fn script(&self) -> String {
+        let told = |command: &str| {
+            let shown = command.replace('\'', r"'\''");
+            format!("told '$ {shown}'\n{command}\n")
+        };
+        let commands: String = self.commands().map(told).collect();
+        format!("exec 2>&1\ntold() {{ last=$?; printf '%s\\n' \"$1\"; return $last; }}\n{commands}")
+    }
+}
+
+/// Blocks of consoles, in the order of the files and their lines.
+pub fn sessions(repository: &Path) -> Vec<Session> {
+    let mut found = Vec::new();
+    for (name, text) in documents(repository) {
+        found.extend(blocks(&text, "console").into_iter().map(|block| {
+            let first = block.lines.first().copied().unwrap_or_default();
+            let indent = first.len() - first.trim_start().len();
+            let lines = block.lines.iter();
+            let lines = lines.map(|line| line.get(indent..).unwrap_or_default());
+            Session {
+                place: format!("{name}:{}", block.first),
+                text: lines.map(|line| format!("{line}\n")).collect(),
+                not_run: block.not_run,
+            }
+        }));
+    }
+    found
+}
+
 /// Everything that is written down as a command.
 pub fn documented(repository: &Path) -> Vec<Documented> {
     let mut found = shell(repository);
+    for session in sessions(repository) {
+        found.extend(session.commands().map(|command| Documented {
+            place: session.place.clone(),
+            text: command.to_owned(),
+            not_run: session.not_run.clone(),
+        }));
+    }
     for (name, text) in documents(repository) {
         found.extend(plain(&name, &text));
         found.extend(spans(&name, &text));
@@ -294,4 +347,28 @@ fn words(line: &str) -> Vec<String> {
     }
     words.extend(word);
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_run_shows_itself_where_it_is_true() {
+        let shown = |text: &str| {
+            let session = Session {
+                place: "a".into(),
+                text: text.into(),
+                not_run: None,
+            };
+            let ran = Command::new("sh").arg("-c").arg(session.script()).output();
+            String::from_utf8(ran.expect("a shell").stdout).expect("text")
+        };
+        let told = "$ echo 'it is'\nit is\n$ ls /nowhere >/dev/null 2>&1 || (echo no >&2; exit 3)\nno\n$ echo $?\n3\n";
+        assert_eq!(shown(told), told);
+        let untold = told.replace("\n3\n", "\n0\n");
+        assert_eq!(shown(&untold), told);
+    }
 }

@@ -1,12 +1,13 @@
-//! The commands of README and docs, run as they are written. A block of what cannot run here says
-//! why in the line that opens it: `sh not-run="needs a GPU"`. The programs' own tests hold those,
-//! too, against their argument parsers.
+//! The commands of README and docs, run as they are written; of a block of a console, what they
+//! print as well. A block of what cannot run here says why in the line that opens it:
+//! `sh not-run="needs a GPU"`. The programs' own tests hold those, too, against their argument
+//! parsers.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use qlora_testkit::documented::{Documented, shell};
+use qlora_testkit::documented::{Documented, sessions, shell};
 use qlora_tests::repository::root;
 use qlora_tests::{World, binary, conversations, forget_settings, launch, wait_until};
 
@@ -207,6 +208,21 @@ fn every_command_of_the_documents_runs() {
             place.perform(&command);
         }
     }
+}
+
+#[test]
+fn every_session_of_the_documents_is_what_a_console_shows() {
+    let place = Place::new();
+    let sessions = sessions(&root());
+    let sessions = sessions.iter().filter(|session| session.not_run.is_none());
+    let mut commands = 0;
+    for session in sessions {
+        let output = place.command(&session.script()).output().expect("a shell");
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(shown, session.text, "{}", session.place);
+        commands += session.commands().count();
+    }
+    assert!(commands >= 4, "only {commands} commands were found");
 }
 
 #[test]
