@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 /// `name` below the repository's `tests/golden`.
+///
+/// # Panics
+/// This crate does not lie in the repository.
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../golden")
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    tests
+        .expect("the folder of tests")
+        .join("golden")
         .join(name)
 }
 
