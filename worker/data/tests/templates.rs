@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qlora_data::{ChatTemplate, Conversation, Rendered, SpecialTokens, TemplateError, Unwritten};
+use qlora_testkit::golden_json;
 use serde_json::{Map, Value};
 
 /// Templates that `tests/run` gets, and renderings of them that transformers does not refuse.
