@@ -87,8 +87,8 @@ fn bf16_differs_from_the_recorded_curve_by_its_rounding() {
 #[test]
 fn a_recipe_that_is_off_is_noticed() {
     let (exact, rounded) = (
-        Recording::open(&fixture(), "fp32"),
-        Recording::open(&fixture(), "bf16"),
+        Recording::open(&golden("loss_curve"), "fp32"),
+        Recording::open(&golden("loss_curve"), "bf16"),
     );
     let limits = Differences::between(&rounded.curve, &exact.curve).limits_in_bf16();
     for off in [
