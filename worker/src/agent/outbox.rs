@@ -45,6 +45,8 @@ pub struct Outbox {
     pending: Mutex<Pending>,
     news: Notify,
     empty: Notify,
+    /// A batch has arrived, or none will any more.
+    arrived: Notify,
 }
 
 impl Outbox {
@@ -91,9 +93,30 @@ impl Outbox {
             if !send(&client, &sender.session, batch).await {
                 self.pending().refuse();
                 self.empty.notify_waiters();
+                self.arrived.notify_waiters();
                 return;
             }
             self.pending().delivered();
+            self.arrived.notify_waiters();
+        }
+    }
+
+    /// Waits until the coordinator has all that was added before this call, whatever comes
+    /// meanwhile; false where it refuses this attempt.
+    pub async fn told(&self) -> bool {
+        let last = self.pending().number_all();
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let pending = self.pending();
+                if pending.refused {
+                    return false;
+                }
+                if pending.has_arrived(last) {
+                    return true;
+                }
+            }
+            arrived.await;
         }
     }
 
@@ -187,6 +210,9 @@ async fn send(client: &Client, session: &Current, mut batch: ReportRequest) -> b
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
     use qlora_proto::{LogLevel, Sample};
 
     use super::*;
@@ -214,6 +240,28 @@ mod tests {
         outbox.pending().next().expect("a batch");
         outbox.pending().refuse();
         assert!(outbox.is_refused() && outbox.pending().sent().is_none());
+    }
+
+    #[test]
+    fn who_waits_for_what_was_added_does_not_wait_for_what_comes_later() {
+        let outbox = Outbox::default();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(pin!(outbox.told()).poll(&mut context).is_ready());
+        outbox.log(line(LogLevel::Info, "before".into()));
+        let mut told = pin!(outbox.told());
+        assert!(told.as_mut().poll(&mut context).is_pending());
+        outbox.log(line(LogLevel::Info, "after".into()));
+        let first = outbox.pending().next().expect("a batch");
+        assert_eq!(logs(&first), ["before"]);
+        outbox.pending().delivered();
+        outbox.arrived.notify_waiters();
+        assert_eq!(told.as_mut().poll(&mut context), Poll::Ready(true));
+        // What is refused is not waited for.
+        let mut told = pin!(outbox.told());
+        assert!(told.as_mut().poll(&mut context).is_pending());
+        outbox.pending().refuse();
+        outbox.arrived.notify_waiters();
+        assert_eq!(told.as_mut().poll(&mut context), Poll::Ready(false));
     }
 
     #[test]

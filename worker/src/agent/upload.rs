@@ -76,6 +76,12 @@ impl Uploader {
             size: archive.size(),
             step: saved.step,
         };
+        // Once it is committed, another attempt goes on after this step, and nobody could tell again
+        // what came before it.
+        if !self.outbox.told().await {
+            let text = "reports of this attempt are not taken any more";
+            return Err(TransferError::Refused(text.into()));
+        }
         self.commit(artifact).await?;
         let io = |source| TransferError::Io {
             path: saved.folder.clone(),

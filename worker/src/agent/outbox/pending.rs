@@ -154,6 +154,21 @@ impl Pending {
         self.numbered.front().cloned()
     }
 
+    /// Gives all that waits its numbers; the last of them.
+    pub fn number_all(&mut self) -> u64 {
+        while !self.is_empty() {
+            self.number_one();
+        }
+        self.number
+    }
+
+    /// Whether the coordinator has the batches up to `number`.
+    pub fn has_arrived(&self, number: u64) -> bool {
+        self.numbered
+            .front()
+            .is_none_or(|first| first.batch > number)
+    }
+
     /// The first batch has arrived, or is given up.
     pub fn delivered(&mut self) {
         self.numbered.pop_front();
