@@ -63,8 +63,12 @@ pub(super) fn file(
     progress.start(wanted.what, wanted.bytes);
     let mut backoff = Backoff::new(Policy::DOWNLOAD);
     while let Err(fault) = go_on(&agent(), wanted, &partial, progress) {
-        if fault.is_final || backoff.is_spent() {
+        if let Some(source) = fault.disk {
+            // Of a quota and of one that is shared, the size of the file says nothing.
             has_room(wanted, &partial)?;
+            return Err(ModelError::io(partial)(source));
+        }
+        if fault.is_final || backoff.is_spent() {
             let help = "check the connection and try again; what has come is kept".into();
             return Err(ModelError::Fetch {
                 what: wanted.what.into(),
@@ -120,13 +124,27 @@ fn partial_of(path: &Path) -> PathBuf {
 struct Fault {
     text: String,
     is_final: bool,
+    /// What this machine's disk said, where the fault is its own.
+    disk: Option<std::io::Error>,
 }
 
 impl Fault {
-    fn again(text: impl ToString) -> Self {
+    fn new(text: impl ToString, is_final: bool) -> Self {
         Self {
             text: text.to_string(),
-            is_final: false,
+            is_final,
+            disk: None,
+        }
+    }
+
+    fn again(text: impl ToString) -> Self {
+        Self::new(text, false)
+    }
+
+    fn of_disk(source: std::io::Error) -> Self {
+        Self {
+            disk: Some(source),
+            ..Self::new("", true)
         }
     }
 }
@@ -141,11 +159,8 @@ fn go_on(
         .create(true)
         .append(true)
         .open(partial)
-        .map_err(|e| Fault {
-            text: e.to_string(),
-            is_final: true,
-        })?;
-    let have = file.metadata().map_err(Fault::again)?.len();
+        .map_err(Fault::of_disk)?;
+    let have = file.metadata().map_err(Fault::of_disk)?.len();
     if wanted.bytes > 0 && have == wanted.bytes {
         return Ok(());
     }
@@ -157,20 +172,16 @@ fn go_on(
         request = request.header("Authorization", format!("Bearer {token}"));
     }
     let response = request.call().map_err(|e| match e {
-        ureq::Error::StatusCode(code) => Fault {
-            text: format!("the server answers {code}"),
-            is_final: is_final_http(code),
-        },
+        ureq::Error::StatusCode(code) => {
+            Fault::new(format!("the server answers {code}"), is_final_http(code))
+        }
         // Before the first byte another source may be better than another try.
-        other => Fault {
-            text: other.to_string(),
-            is_final: have == 0,
-        },
+        other => Fault::new(other, have == 0),
     })?;
     let mut position = have;
     if have > 0 && response.status() != 206 {
         // The server sends all of it again.
-        file.set_len(0).map_err(Fault::again)?;
+        file.set_len(0).map_err(Fault::of_disk)?;
         position = 0;
     }
     let most = if wanted.bytes > 0 {
@@ -184,7 +195,7 @@ fn go_on(
         (position, most),
         progress,
     )?;
-    file.sync_all().map_err(Fault::again)
+    file.sync_all().map_err(Fault::of_disk)
 }
 
 /// Why bytes do not come any more.
@@ -213,15 +224,9 @@ fn copy(
         }
         if position + n as u64 > most {
             let text = format!("the server sends more than the {most} bytes that it announced");
-            return Err(Fault {
-                text,
-                is_final: true,
-            });
+            return Err(Fault::new(text, true));
         }
-        to.write_all(&buffer[..n]).map_err(|e| Fault {
-            text: e.to_string(),
-            is_final: true,
-        })?;
+        to.write_all(&buffer[..n]).map_err(Fault::of_disk)?;
         position += n as u64;
         progress.at(position);
     }
