@@ -83,15 +83,13 @@ impl Uploader {
             return Err(TransferError::Refused(text.into()));
         }
         self.commit(artifact).await?;
-        let io = |source| TransferError::Io {
-            path: saved.folder.clone(),
-            source,
-        };
         let done = saved.clone();
-        let clear = tokio::task::spawn_blocking(move || done.clear()).await;
-        clear
-            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
-            .map_err(io)
+        let cleared = tokio::task::spawn_blocking(move || done.clear()).await;
+        // It is delivered all the same. What stays goes with the attempt's folder.
+        if let Err(fault) = cleared.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
+            tracing::warn!("{} cannot be removed: {fault}", saved.folder.display());
+        }
+        Ok(())
     }
 
     /// The archive of what was saved, once the coordinator has it. The archive is made on the way:
