@@ -19,6 +19,13 @@ use crate::credentials::Credentials;
 /// Configurations and long error texts may be large; artifacts travel in small pieces.
 const LARGEST_MESSAGE: usize = 64 << 20;
 
+/// Silence of a connection after which it is asked whether the other end is there, and how long the
+/// answer may take. A connection that a network has forgotten, or whose other end is gone without a
+/// word, is left before a worker with a lease of 24 s or more has to stop: it has at least 0.55 of
+/// its lease left when its connection breaks, since two held answers fit into it.
+const PING: Duration = Duration::from_secs(4);
+const PONG: Duration = Duration::from_secs(7);
+
 /// Where the address names no port, as HTTP has it.
 const HTTP_PORT: u16 = 80;
 
@@ -93,8 +100,8 @@ impl Client {
         let credentials = Credentials::new(token_file, host, port)?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PONG)
             .keep_alive_while_idle(true)
             .connect_lazy();
         let service = InterceptedService::new(channel, credentials.clone());
