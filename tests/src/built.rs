@@ -50,6 +50,17 @@ pub fn launch(name: &str) -> Command {
     command
 }
 
+/// As [`launch`], started by the command `through`, which takes a program and its arguments.
+pub fn launch_through(through: &[String], name: &str) -> Command {
+    let Some((first, rest)) = through.split_first() else {
+        return launch(name);
+    };
+    let mut command = Command::new(first);
+    command.args(rest).arg(binary(name));
+    forget_settings(&mut command);
+    command
+}
+
 /// Takes the settings of our programs out of what `command` inherits. Set afterwards what it is to
 /// have.
 pub fn forget_settings(command: &mut Command) {

@@ -3,16 +3,26 @@
 //! `target/<profile>`: build them first.
 
 mod built;
+mod chance;
 mod fixture;
 pub mod functions;
 mod http;
+mod hub;
+mod link;
 pub mod modules;
 mod programs;
 mod proxy;
 pub mod repository;
+mod wall;
+mod witness;
 
-pub use built::{binary, forget_settings, launch};
+pub use built::{binary, forget_settings, launch, launch_through};
+pub use chance::Chance;
 pub use fixture::{conversations, tiny_model};
 pub use http::{Answer, http};
+pub use hub::Hub;
+pub use link::Link;
 pub use programs::{Ctl, Program, World, device, wait_until};
 pub use proxy::Proxy;
+pub use wall::Wall;
+pub use witness::{Sight, Witness};

@@ -9,8 +9,9 @@ use qlora_client::Client;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::built::launch;
+use crate::built::{launch, launch_through};
 use crate::fixture::{conversations, tiny_model};
+use crate::link::Link;
 
 /// The longest that anything here may take on a slow machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -44,9 +45,20 @@ impl Program {
         args: &[&str],
         env: &[(String, String)],
     ) -> Self {
+        Self::start_through(&[], name, (folder, log), args, env)
+    }
+
+    /// Starts it by the command `through`, which becomes the program.
+    fn start_through(
+        through: &[String],
+        name: &str,
+        (folder, log): (&Path, &str),
+        args: &[&str],
+        env: &[(String, String)],
+    ) -> Self {
         let log = folder.join(log);
         let file = File::create(&log).expect("a log");
-        let mut command = launch(name);
+        let mut command = launch_through(through, name);
         command
             .args(args)
             .envs(env.iter().cloned())
@@ -121,6 +133,8 @@ pub struct World {
     pub folder: TempDir,
     pub coordinator: Program,
     pub address: String,
+    /// Where the coordinator listens.
+    listen: String,
     /// Further arguments of the coordinator.
     args: Vec<String>,
     /// Variables that every program gets.
@@ -136,6 +150,16 @@ impl World {
 
     /// As [`Self::new`]; every program gets the variables `env`.
     pub fn with_env(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start("127.0.0.1:0", args, env)
+    }
+
+    /// As [`Self::new`], with a coordinator that other machines reach; programs of this one call it
+    /// at its loopback address.
+    pub fn on_all_addresses(args: &[&str]) -> Self {
+        Self::start("0.0.0.0:0", args, &[])
+    }
+
+    fn start(listen: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         tiny_model(folder.path());
         fs::write(folder.path().join("train.jsonl"), conversations(40)).expect("rows");
@@ -145,11 +169,13 @@ impl World {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        let (coordinator, address) = start_coordinator(folder.path(), "127.0.0.1:0", &args, &env);
+        let (coordinator, address) = start_coordinator(folder.path(), listen, &args, &env);
+        let listen = address.clone();
         Self {
             folder,
             coordinator,
-            address,
+            address: address.replace("0.0.0.0", "127.0.0.1"),
+            listen,
             args,
             env,
             workers: 0,
@@ -162,9 +188,8 @@ impl World {
 
     /// Starts the coordinator again, on the same address and state.
     pub fn restart_coordinator(&mut self) {
-        let address = self.address.clone();
-        (self.coordinator, self.address) =
-            start_coordinator(self.folder.path(), &address, &self.args, &self.env);
+        (self.coordinator, _) =
+            start_coordinator(self.folder.path(), &self.listen, &self.args, &self.env);
     }
 
     /// Starts a worker in a state folder of its own.
@@ -176,21 +201,34 @@ impl World {
     /// Starts a worker in the given state folder; it computes on `QLORA_TEST_DEVICE`, the CPU where
     /// that is not set.
     pub fn worker_in(&self, name: &str, state: &Path, args: &[&str]) -> Program {
-        self.start_worker(&self.address, name, state, args, &[])
+        self.start_worker(&[], &self.address, (name, state), args, &[])
     }
 
     /// Starts a worker that reaches the coordinator by another address.
     pub fn worker_at(&mut self, address: &str, name: &str, args: &[&str]) -> Program {
         self.workers += 1;
         let state = self.path(&format!("worker-{}", self.workers));
-        self.start_worker(address, name, &state, args, &[])
+        self.start_worker(&[], address, (name, state.as_path()), args, &[])
+    }
+
+    /// Starts a worker at the far end of `link`.
+    pub fn worker_behind(&mut self, link: &Link, name: &str, args: &[&str]) -> Program {
+        self.workers += 1;
+        let state = self.path(&format!("worker-{}", self.workers));
+        let address = self.listen.replace("0.0.0.0", link.near());
+        self.start_worker(&link.enter(), &address, (name, state.as_path()), args, &[])
     }
 
     /// Starts a worker with variables of its own.
     pub fn worker_with(&mut self, name: &str, env: &[(&str, &str)]) -> Program {
         self.workers += 1;
         let state = self.path(&format!("worker-{}", self.workers));
-        self.start_worker(&self.address, name, &state, &[], env)
+        self.start_worker(&[], &self.address, (name, state.as_path()), &[], env)
+    }
+
+    /// As [`Self::worker_in`], with variables of its own.
+    pub fn worker_in_with(&self, name: &str, state: &Path, env: &[(&str, &str)]) -> Program {
+        self.start_worker(&[], &self.address, (name, state), &[], env)
     }
 
     /// A client of this coordinator.
@@ -208,9 +246,9 @@ impl World {
 
     fn start_worker(
         &self,
+        through: &[String],
         address: &str,
-        name: &str,
-        state: &Path,
+        (name, state): (&str, &Path),
         args: &[&str],
         own_env: &[(&str, &str)],
     ) -> Program {
@@ -245,7 +283,8 @@ impl World {
             .chain(self.env.clone())
             .chain(own_env)
             .collect();
-        Program::start("qlora-worker", self.folder.path(), &log, &all, &env)
+        let place = (self.folder.path(), log.as_str());
+        Program::start_through(through, "qlora-worker", place, &all, &env)
     }
 
     /// Writes a configuration for the small model.
