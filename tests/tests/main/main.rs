@@ -1,9 +1,11 @@
 //! One binary for all tests of the whole, so that it is linked once.
 
 mod circles;
+mod clocks;
 mod codes;
 mod configs;
 mod contributing;
+mod cuts;
 mod data;
 mod docs;
 mod doors;
@@ -14,6 +16,7 @@ mod examples;
 mod exits;
 mod faults;
 mod fencing;
+mod fetches;
 mod first_hour;
 mod first_hour_ctl;
 mod first_hour_data;
@@ -22,9 +25,11 @@ mod first_hour_output;
 mod first_hour_start;
 mod foreign;
 mod formats;
+mod full;
 mod house;
 mod interrupted;
 mod jobs;
+mod kills;
 mod model_files;
 mod options;
 mod page;
