@@ -28,6 +28,10 @@ test CRATE *ARGS:
 it NAME *ARGS:
     . tests/env && cargo build --release --bins --examples && cargo test --release --workspace --test main -- {{NAME}} {{ARGS}}
 
+# Kill the real programs at random times, in so many rounds from the given seed on: `just kills 1000`, `just kills 1 17`.
+kills ROUNDS="100" SEED="1":
+    cargo build --release --bins && QLORA_TEST_KILLS={{ROUNDS}} QLORA_TEST_KILLS_FROM={{SEED}} cargo test --release --workspace --test main -- kills:: --nocapture
+
 # Write what tests compare as a whole: the reference of the configuration, the page of options, recorded texts.
 bless:
     cargo build --release --bins
