@@ -94,6 +94,12 @@ codes! {
         "Two workers, or two coordinators, cannot share one state folder.";
     CoordinatorTrouble = "Q0410",
         "The coordinator answers and has trouble of its own, such as a full disk. What it acknowledged is safe.";
+    Certificate = "Q0411",
+        "A certificate, its key or the certificate of a CA cannot be used as it is given: the file is missing or damaged, everybody can read the key, it has expired, or the two do not belong together. The message names the file.";
+    Untrusted = "Q0412",
+        "The two ends of a connection do not agree on TLS: a certificate is of another CA or for another name, or has expired, or one end speaks TLS and the other does not. The message says which.";
+    Unencrypted = "Q0413",
+        "The coordinator would listen beyond its machine without TLS, where others can read what passes, tokens too. qlora-coordinator init makes what TLS needs.";
     // Jobs and training
     JobFailed = "Q0501",
         "The job failed. Its log says at which step and why.";

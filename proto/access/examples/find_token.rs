@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::net::TcpListener;
 
-use qlora_access::{Found, Record, Search, Token};
+use qlora_access::{Found, Record, Search, Token, Wire};
 
 fn main() -> Result<(), Box<dyn Error>> {
     // The coordinator: its token stays in its state folder over restarts.
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // It leaves a record of the address on which it listens, for as long as it runs.
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    let record = Record::leave(address, &token)?;
+    let record = Record::leave(address, &token, &Wire::Plain)?;
 
     // A client that was given no token looks for the record of the address that it calls.
     let search = Search::new("localhost", address.port());

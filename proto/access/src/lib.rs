@@ -14,8 +14,8 @@ mod token;
 
 pub use fingerprint::Fingerprint;
 pub use machine::names;
-pub use record::{Record, RecordError};
-pub use search::{Found, Search};
+pub use record::{Record, RecordError, Wire};
+pub use search::{Found, Search, is_local};
 pub use token::{Token, TokenError};
 
 use std::path::PathBuf;

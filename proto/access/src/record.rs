@@ -1,8 +1,8 @@
 //! The record that a running coordinator leaves for clients of the same user and machine.
 //!
-//! It holds the token and the machine's boot id. The coordinator keeps it locked while it runs. A
-//! record whose lock is free was left by a coordinator that has ended. Clients send its token to
-//! nobody, since anyone may listen on that address now.
+//! It holds the token, the machine's boot id, and how the coordinator is spoken to. The coordinator
+//! keeps it locked while it runs. A record whose lock is free was left by a coordinator that has
+//! ended. Clients send its token to nobody, since anyone may listen on that address now.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::Write;
@@ -19,6 +19,40 @@ const LOCK: &str = ".lock";
 /// A record of another boot may be another machine's, which shares the folder; one this old is
 /// nobody's.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How the coordinator of a record is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wire {
+    Plain,
+    Tls {
+        /// The certificates, in PEM, by which its own is known; empty where those of the system are
+        /// to know it.
+        ca: String,
+    },
+}
+
+/// What the third line of a record says of a coordinator that speaks TLS; the certificates stand
+/// below it.
+const TLS: &str = "tls";
+
+impl Wire {
+    fn of(record: &str) -> Self {
+        let mut lines = record.lines().skip(2);
+        match lines.next() {
+            Some(TLS) => Self::Tls {
+                ca: lines.map(|line| format!("{line}\n")).collect(),
+            },
+            _ => Self::Plain,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Plain => String::new(),
+            Self::Tls { ca } => format!("{TLS}\n{ca}"),
+        }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -41,16 +75,17 @@ pub struct Record {
 }
 
 impl Record {
-    /// Leaves a record of the coordinator that listens on `address`, and removes those of
-    /// coordinators that are gone.
+    /// Leaves a record of the coordinator that listens on `address` and speaks as `wire` says, and
+    /// removes those of coordinators that are gone.
     ///
     /// # Errors
     /// The user's data folder cannot be written.
-    pub fn leave(address: SocketAddr, token: &Token) -> Result<Self, RecordError> {
+    pub fn leave(address: SocketAddr, token: &Token, wire: &Wire) -> Result<Self, RecordError> {
         Self::leave_in(
             &records_folder().ok_or(RecordError::NoFolder)?,
             address,
             token,
+            wire,
         )
     }
 
@@ -58,6 +93,7 @@ impl Record {
         folder: &Path,
         address: SocketAddr,
         token: &Token,
+        wire: &Wire,
     ) -> Result<Self, RecordError> {
         let fault = |source| RecordError::Io {
             path: folder.into(),
@@ -71,7 +107,7 @@ impl Record {
         let _guard = guard(folder).map_err(fault)?;
         sweep(folder);
         let path = path(folder, address);
-        let file = write(folder, &path, token).map_err(|source| RecordError::Io {
+        let file = write(folder, &path, token, wire).map_err(|source| RecordError::Io {
             path: path.clone(),
             source,
         })?;
@@ -102,7 +138,7 @@ pub(crate) fn path(folder: &Path, address: SocketAddr) -> PathBuf {
 
 /// What a record says.
 pub(crate) enum Read {
-    Live(Token),
+    Live(Token, Wire),
     Stale,
     Missing,
 }
@@ -117,7 +153,9 @@ pub(crate) fn read(path: &Path) -> Read {
     let held = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
     let text = std::io::read_to_string(&file).unwrap_or_default();
     match Token::parse(&text, "the record") {
-        Ok(token) if held && boot_of(&text) == machine::boot() => Read::Live(token),
+        Ok(token) if held && boot_of(&text) == machine::boot() => {
+            Read::Live(token, Wire::of(&text))
+        }
         _ => Read::Stale,
     }
 }
@@ -137,9 +175,10 @@ fn guard(folder: &Path) -> std::io::Result<File> {
 }
 
 /// The record appears under its name when it is complete and locked.
-fn write(folder: &Path, path: &Path, token: &Token) -> std::io::Result<File> {
+fn write(folder: &Path, path: &Path, token: &Token, wire: &Wire) -> std::io::Result<File> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    writeln!(file, "{}\n{}", token.secret(), machine::boot())?;
+    let text = wire.text();
+    write!(file, "{}\n{}\n{text}", token.secret(), machine::boot())?;
     file.as_file().try_lock()?;
     file.persist(path).map_err(|e| e.error)
 }
@@ -203,7 +242,7 @@ mod tests {
 
     fn live(folder: &Path, at: &str) -> Option<String> {
         match read(&path(folder, address(at))) {
-            Read::Live(token) => Some(token.secret().to_owned()),
+            Read::Live(token, _) => Some(token.secret().to_owned()),
             Read::Stale | Read::Missing => None,
         }
     }
@@ -212,10 +251,15 @@ mod tests {
     fn a_record_is_found_while_its_coordinator_runs_and_only_its_owner_can_read_it() {
         let home = tempfile::tempdir().expect("a folder");
         let folder = home.path().join("qlora/coordinators");
-        let one =
-            Record::leave_in(&folder, address("127.0.0.1:7070"), &token("one")).expect("a record");
-        let two =
-            Record::leave_in(&folder, address("[::1]:7071"), &token("two")).expect("a record");
+        let one = Record::leave_in(
+            &folder,
+            address("127.0.0.1:7070"),
+            &token("one"),
+            &Wire::Plain,
+        )
+        .expect("a record");
+        let two = Record::leave_in(&folder, address("[::1]:7071"), &token("two"), &Wire::Plain)
+            .expect("a record");
         assert_eq!(live(&folder, "127.0.0.1:7070").as_deref(), Some("one"));
         assert_eq!(live(&folder, "[::1]:7071").as_deref(), Some("two"));
         assert_eq!(live(&folder, "127.0.0.1:7071"), None);
@@ -251,8 +295,13 @@ mod tests {
         locked.lock().expect("a lock");
         assert!(matches!(read(&killed), Read::Stale) && matches!(read(&elsewhere), Read::Stale));
         drop(locked);
-        let _other =
-            Record::leave_in(folder, address("127.0.0.1:3"), &token("three")).expect("a record");
+        let _other = Record::leave_in(
+            folder,
+            address("127.0.0.1:3"),
+            &token("three"),
+            &Wire::Plain,
+        )
+        .expect("a record");
         assert!(
             matches!(read(&killed), Read::Missing),
             "what a killed coordinator left is swept"
@@ -267,8 +316,8 @@ mod tests {
             .open(&elsewhere)
             .and_then(|f| f.set_modified(old))
             .expect("an age");
-        let _more =
-            Record::leave_in(folder, address("127.0.0.1:4"), &token("four")).expect("a record");
+        let _more = Record::leave_in(folder, address("127.0.0.1:4"), &token("four"), &Wire::Plain)
+            .expect("a record");
         assert!(
             matches!(read(&elsewhere), Read::Missing),
             "what is old is swept"
@@ -280,8 +329,10 @@ mod tests {
     fn who_stops_late_does_not_remove_the_record_of_who_came_after() {
         let home = tempfile::tempdir().expect("a folder");
         let at = address("127.0.0.1:7070");
-        let before = Record::leave_in(home.path(), at, &token("before")).expect("a record");
-        let after = Record::leave_in(home.path(), at, &token("after")).expect("a record");
+        let before =
+            Record::leave_in(home.path(), at, &token("before"), &Wire::Plain).expect("a record");
+        let after =
+            Record::leave_in(home.path(), at, &token("after"), &Wire::Plain).expect("a record");
         drop(before);
         assert_eq!(
             live(home.path(), "127.0.0.1:7070").as_deref(),
@@ -289,5 +340,26 @@ mod tests {
         );
         drop(after);
         assert_eq!(live(home.path(), "127.0.0.1:7070"), None);
+    }
+
+    #[test]
+    fn a_record_says_how_its_coordinator_is_spoken_to() {
+        let home = tempfile::tempdir().expect("a folder");
+        let ca = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let wires = [
+            Wire::Plain,
+            Wire::Tls { ca: ca.into() },
+            Wire::Tls { ca: String::new() },
+        ];
+        for wire in wires {
+            let at = address("127.0.0.1:7070");
+            let _record =
+                Record::leave_in(home.path(), at, &token("one"), &wire).expect("a record");
+            let read = read(&path(home.path(), at));
+            assert!(
+                matches!(&read, Read::Live(token, found) if token.is("one") && *found == wire),
+                "{wire:?}"
+            );
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::record::{self, Read};
+use crate::record::{self, Read, Wire};
 use crate::token::Token;
 use crate::{machine, records_folder};
 
@@ -46,13 +46,29 @@ impl Search {
         let mut found = Found::Nothing;
         for path in &self.records {
             match record::read(path) {
-                Read::Live(token) => return Found::Token(token),
+                Read::Live(token, _) => return Found::Token(token),
                 Read::Stale => found = Found::Stale,
                 Read::Missing => {}
             }
         }
         found
     }
+
+    /// How the coordinator whose token [`Self::find`] gives is spoken to. None where there is none.
+    pub fn wire(&self) -> Option<Wire> {
+        self.records
+            .iter()
+            .find_map(|path| match record::read(path) {
+                Read::Live(_, wire) => Some(wire),
+                Read::Stale | Read::Missing => None,
+            })
+    }
+}
+
+/// Whether `host`, a name or an IP address, in brackets or not, is this machine: what is sent there
+/// goes over no network.
+pub fn is_local(host: &str) -> bool {
+    !listeners(host, &machine::names()).is_empty()
 }
 
 /// The addresses of this machine on which a listener answers who calls `host`.
@@ -91,7 +107,8 @@ mod tests {
 
     fn leave(folder: &Path, address: &str, token: &str) -> Record {
         let token = Token::parse(token, "test").expect("a token");
-        Record::leave_in(folder, address.parse().expect("an address"), &token).expect("a record")
+        let address = address.parse().expect("an address");
+        Record::leave_in(folder, address, &token, &Wire::Plain).expect("a record")
     }
 
     #[test]
@@ -124,6 +141,9 @@ mod tests {
                 "{host}:{port}"
             );
         }
+        for host in ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"] {
+            assert!(is_local(host), "{host}");
+        }
         for name in machine::names() {
             assert_eq!(found(folder, &name, 3).as_deref(), Some("all4"), "{name}");
         }
@@ -146,6 +166,7 @@ mod tests {
             "[2001:db8::1]",
         ] {
             assert_eq!(found(folder, host, 3), None, "{host}");
+            assert!(!is_local(host), "{host}");
         }
     }
 
@@ -154,9 +175,12 @@ mod tests {
         let home = tempfile::tempdir().expect("a folder");
         let search = Search::within(home.path(), "127.0.0.1", 1);
         assert!(matches!(search.find(), Found::Nothing));
+        assert_eq!(search.wire(), None);
         let record = leave(home.path(), "127.0.0.1:1", "late");
         assert!(matches!(search.find(), Found::Token(token) if token.is("late")));
+        assert_eq!(search.wire(), Some(Wire::Plain));
         drop(record);
+        assert_eq!(search.wire(), None);
         let left = home.path().join("127.0.0.1:1");
         std::fs::write(&left, "killed\n").expect("what a killed coordinator leaves");
         assert!(matches!(search.find(), Found::Stale));

@@ -1,6 +1,7 @@
 //! The connection: address, credentials, keep-alive.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use qlora_access::TokenError;
@@ -12,9 +13,13 @@ use qlora_proto::job_service_client::JobServiceClient;
 use qlora_proto::token_service_client::TokenServiceClient;
 use qlora_proto::worker_service_client::WorkerServiceClient;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::address::{Address, Scheme};
 use crate::credentials::Credentials;
+use crate::link::Link;
+use crate::link_fault::LinkFault;
+use crate::trust::{TlsFileError, TlsFiles, Trust};
 
 /// Configurations and long error texts may be large; artifacts travel in small pieces.
 const LARGEST_MESSAGE: usize = 64 << 20;
@@ -26,29 +31,44 @@ const LARGEST_MESSAGE: usize = 64 << 20;
 const PING: Duration = Duration::from_secs(4);
 const PONG: Duration = Duration::from_secs(7);
 
-/// Where the address names no port, as HTTP has it.
-const HTTP_PORT: u16 = 80;
-
 /// Why no client can be made. Nothing has been sent yet.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("`{address}` is no address: {fault}")]
     Address { address: String, fault: String },
+    #[error(
+        "`{address}` is on another machine, and does not say whether the connection is encrypted"
+    )]
+    Unsaid { address: String },
+    #[error("`{address}` is called without TLS, and files for TLS were given")]
+    NoTls { address: String },
     #[error("{0}")]
     Token(#[from] TokenError),
+    #[error("{0}")]
+    Tls(#[from] TlsFileError),
 }
 
 impl ConnectError {
     /// `qlora-ctl explain CODE` prints its meaning.
     pub fn code(&self) -> Code {
-        Code::Connection
+        match self {
+            Self::Tls(_) => Code::Certificate,
+            Self::Address { .. } | Self::Unsaid { .. } | Self::NoTls { .. } | Self::Token(_) => {
+                Code::Connection
+            }
+        }
     }
 
     /// The way out.
     pub fn help(&self) -> String {
         match self {
             Self::Address { .. } => "write --coordinator HOST:PORT, such as 127.0.0.1:7070".into(),
+            Self::Unsaid { address } => format!(
+                "write https://{address}, and give --ca FILE with ca.pem of the coordinator; http://{address} sends everything as it is, the token too"
+            ),
+            Self::NoTls { .. } => "write https:// before the address".into(),
             Self::Token(fault) => fault.help(),
+            Self::Tls(fault) => fault.help().into(),
         }
     }
 }
@@ -67,43 +87,45 @@ pub struct Client {
     pub tokens: TokenServiceClient<Service>,
     pub address: String,
     credentials: Credentials,
+    link: Arc<Link>,
 }
 
 impl Client {
-    /// `address` is HOST:PORT or a URL; the token is the first line of `token_file`, else
-    /// `QLORA_TOKEN`, else the one that a coordinator of this user on this machine has left for
-    /// `address`.
+    /// As [`Self::with_tls`], where no file for TLS was given.
+    ///
+    /// # Errors
+    /// The address or the token cannot be used.
     pub fn new(address: &str, token_file: Option<&Path>) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::from_shared(url(address)).map_err(|e| ConnectError::Address {
+        Self::with_tls(address, token_file, &TlsFiles::default())
+    }
+
+    /// `address` is HOST:PORT of this machine, or a URL; the token is the first line of
+    /// `token_file`, else `QLORA_TOKEN`, else the one that a coordinator of this user on this
+    /// machine has left for `address`.
+    ///
+    /// # Errors
+    /// The address, the token or a file for TLS cannot be used.
+    pub fn with_tls(
+        address: &str,
+        token_file: Option<&Path>,
+        tls: &TlsFiles,
+    ) -> Result<Self, ConnectError> {
+        let parsed = parse(address, tls)?;
+        let endpoint = endpoint(&parsed).map_err(|e| ConnectError::Address {
             address: address.into(),
             fault: e.to_string(),
         })?;
-        let Some(host) = endpoint.uri().host().filter(|host| !host.is_empty()) else {
-            return Err(ConnectError::Address {
-                address: address.into(),
-                fault: "the host is missing".into(),
-            });
-        };
-        if endpoint.uri().scheme_str() != Some("http") {
-            // Anything else would go over the wire as plain text, the token too.
-            let fault =
-                "only http is spoken; put a tunnel or a proxy for TLS on both sides of the network";
-            return Err(ConnectError::Address {
-                address: address.into(),
-                fault: fault.into(),
-            });
-        }
-        let port = port(address, endpoint.uri()).map_err(|fault| ConnectError::Address {
-            address: address.into(),
-            fault: fault.into(),
-        })?;
-        let credentials = Credentials::new(token_file, host, port)?;
+        let trust = Trust::read(tls)?;
+        let credentials = Credentials::new(token_file, &parsed.host, parsed.port)?;
+        let link = Arc::new(Link::new(parsed, trust).map_err(TlsFileError::Setup)?);
+        let dialed = link.clone();
+        let connector = tower::service_fn(move |_: Uri| dialed.clone().dial());
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PONG)
             .keep_alive_while_idle(true)
-            .connect_lazy();
+            .connect_with_connector_lazy(connector);
         let service = InterceptedService::new(channel, credentials.clone());
         Ok(Self {
             jobs: JobServiceClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
@@ -115,7 +137,14 @@ impl Client {
             tokens: TokenServiceClient::new(service).max_decoding_message_size(LARGEST_MESSAGE),
             address: address.to_owned(),
             credentials,
+            link,
         })
+    }
+
+    /// Why the connection that was tried last failed, where TLS is the reason. A failed call tells
+    /// it in no form that a program could read.
+    pub fn link_fault(&self) -> Option<LinkFault> {
+        self.link.fault()
     }
 
     /// The way out where the coordinator refuses the token with the words `said`: it depends on
@@ -139,7 +168,12 @@ impl Client {
 
     /// The address of the page, with the key that opens it. Without a token the page asks for it.
     pub fn page(&self) -> String {
-        let url = url(self.address.trim_end_matches('/'));
+        let address = self.address.trim_end_matches('/');
+        let url = match address.contains("://") {
+            true => address.to_owned(),
+            false if self.link.is_tls() => format!("https://{address}"),
+            false => format!("http://{address}"),
+        };
         match self.credentials.token() {
             Some(token) => format!("{url}/?token={}", token.page_key()),
             None => format!("{url}/"),
@@ -147,35 +181,35 @@ impl Client {
     }
 }
 
-/// HOST:PORT or a URL as a URL.
-/// The port of a URL; a plain HOST:PORT must name it, since nothing here listens on that of HTTP.
-fn port(address: &str, uri: &tonic::transport::Uri) -> Result<u16, &'static str> {
-    let is_url = address.contains("://");
-    match (
-        uri.port_u16(),
-        uri.port().is_some() || uri.authority().is_some_and(|a| ends_like_port(a.as_str())),
-    ) {
-        (Some(port), _) if port > 0 => Ok(port),
-        (_, true) => Err("its port is not a number from 1 to 65535"),
-        (_, false) if is_url => Ok(HTTP_PORT),
-        (_, false) => Err("the port is missing"),
+/// The address, where it says all that is needed.
+fn parse(address: &str, tls: &TlsFiles) -> Result<Address, ConnectError> {
+    let parsed = Address::parse(address).map_err(|fault| ConnectError::Address {
+        address: address.into(),
+        fault,
+    })?;
+    let has_files = *tls != TlsFiles::default();
+    match parsed.scheme {
+        Scheme::Http if has_files => Err(ConnectError::NoTls {
+            address: address.into(),
+        }),
+        Scheme::Unsaid if tls.ca.is_none() && !qlora_access::is_local(&parsed.host) => {
+            Err(ConnectError::Unsaid {
+                address: address.into(),
+            })
+        }
+        _ => Ok(parsed),
     }
 }
 
-/// Whether a colon that no bracket of an IPv6 address holds stands before the end.
-fn ends_like_port(authority: &str) -> bool {
-    authority
-        .rsplit(']')
-        .next()
-        .is_some_and(|rest| rest.contains(':'))
-}
-
-fn url(address: &str) -> String {
-    if address.contains("://") {
-        address.to_owned()
-    } else {
-        format!("http://{address}")
-    }
+/// What the channel calls. The connector decides on TLS, so that none is asked of the channel.
+fn endpoint(address: &Address) -> Result<Endpoint, tonic::transport::Error> {
+    let authority = &address.authority;
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))?;
+    let origin = format!("https://{authority}").parse::<Uri>();
+    Ok(match (address.scheme, origin) {
+        (Scheme::Https, Ok(origin)) => endpoint.origin(origin),
+        _ => endpoint,
+    })
 }
 
 #[cfg(test)]
@@ -186,16 +220,16 @@ mod tests {
     async fn an_address_names_its_port_and_one_that_is_none_is_refused_by_name() {
         for address in [
             "127.0.0.1:7070",
-            "host:1",
+            "localhost:1",
             "[::1]:7070",
             "http://host:7070",
             "http://proxy",
+            "https://[::1]:7070",
         ] {
             assert!(Client::new(address, None).is_ok(), "{address}");
         }
         for (address, words) in [
-            ("https://host:7070", "only http is spoken"),
-            ("https://[::1]", "only http is spoken"),
+            ("ftp://host:7070", "only http and https"),
             ("localhost", "the port is missing"),
             ("10.0.0.5", "the port is missing"),
             ("[::1]", "the port is missing"),
@@ -214,5 +248,33 @@ mod tests {
                 "{address}: {fault}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_machine_says_whether_it_is_encrypted() {
+        for address in ["192.0.2.1:7070", "gpu.example.com:7070"] {
+            let fault = Client::new(address, None).err().expect("a refusal");
+            assert!(matches!(fault, ConnectError::Unsaid { .. }), "{fault}");
+            let help = fault.help();
+            assert!(help.contains(&format!("https://{address}")), "{help}");
+            assert!(help.contains(&format!("http://{address}")), "{help}");
+            assert!(Client::new(&format!("http://{address}"), None).is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn files_for_tls_and_an_address_without_it_contradict_each_other() {
+        let tls = TlsFiles {
+            ca: Some("ca.pem".into()),
+            ..TlsFiles::default()
+        };
+        let fault = Client::with_tls("http://192.0.2.1:7070", None, &tls)
+            .err()
+            .expect("a refusal");
+        assert!(matches!(fault, ConnectError::NoTls { .. }), "{fault}");
+        let fault = Client::with_tls("192.0.2.1:7070", None, &tls)
+            .err()
+            .expect("no such file");
+        assert_eq!(fault.code(), Code::Certificate);
     }
 }

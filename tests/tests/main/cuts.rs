@@ -4,7 +4,7 @@
 //! The same is shown with a proxy of the harness, which runs everywhere, and with a cable of the
 //! kernel between two network namespaces, which loses packets as a network does and needs root.
 
-use qlora_tests::skipped::skip;
+use qlora_testkit::skip;
 use qlora_tests::{Link, Program, Proxy, Witness, World, wait_until};
 use serde_json::Value;
 use std::time::Duration;

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use qlora_tests::skipped::skip;
+use qlora_testkit::skip;
 use qlora_tests::{Hub, Program, World, launch, wait_until};
 use serde_json::Value;
 

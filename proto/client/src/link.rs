@@ -1,0 +1,220 @@
+//! Makes the connections of a client: plain, or under TLS to a server that has been verified.
+//!
+//! How an address of this machine is reached is known once its coordinator has left a record, and
+//! that may start after the client. So it is looked up for each connection. Nothing is sent over a
+//! TLS connection before the server is verified.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use hyper_util::rt::TokioIo;
+use qlora_access::{Search, Wire};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::address::{Address, Scheme};
+use crate::link_fault::{LastFault, LinkFault};
+use crate::trust::{HTTP_2, Trust};
+
+/// What TLS answers to those who do not speak it: the type of an alert. HTTP/2 begins with the
+/// length of a frame of settings, whose first byte is 0.
+const ALERT: u8 = 21;
+
+/// How a connection is made.
+enum Way {
+    Plain,
+    Tls(Arc<ClientConfig>),
+    /// As the record of a coordinator on this machine says; without one, as the address does.
+    Recorded(Search),
+}
+
+/// What the connections of one client have in common.
+pub struct Link {
+    address: Address,
+    way: Way,
+    trust: Trust,
+    last: LastFault,
+}
+
+impl Link {
+    /// The way to `address` for a caller that trusts as `trust` says. An address that names no
+    /// scheme is of this machine, or `trust` names roots.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(address: Address, trust: Trust) -> Result<Self, rustls::Error> {
+        let is_local = qlora_access::is_local(&address.host);
+        let way = match address.scheme {
+            Scheme::Http => Way::Plain,
+            _ if trust.names_roots() => Way::Tls(trust.configured()?),
+            Scheme::Https if !is_local => Way::Tls(trust.configured()?),
+            Scheme::Https | Scheme::Unsaid => {
+                Way::Recorded(Search::new(&address.host, address.port))
+            }
+        };
+        Ok(Self {
+            address,
+            way,
+            trust,
+            last: LastFault::default(),
+        })
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Why the connection that was tried last failed, where TLS is the reason.
+    pub fn fault(&self) -> Option<LinkFault> {
+        self.last.get()
+    }
+
+    /// Whether a connection that is made now is under TLS.
+    pub fn is_tls(&self) -> bool {
+        match &self.way {
+            Way::Plain => false,
+            Way::Tls(_) => true,
+            Way::Recorded(search) => match search.wire() {
+                Some(Wire::Tls { .. }) => true,
+                Some(Wire::Plain) | None => self.address.scheme == Scheme::Https,
+            },
+        }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nobody is there, or who answers is not the one that is meant.
+    pub async fn dial(self: Arc<Self>) -> Result<TokioIo<Stream>, Box<dyn Error + Send + Sync>> {
+        self.last.forget();
+        let config = self.config()?;
+        let Address { host, port, .. } = &self.address;
+        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        // Small calls must not wait for the acknowledgment of the one before.
+        stream.set_nodelay(true)?;
+        let (stream, heard): (Box<dyn Io>, Heard) = match config {
+            None => (Box::new(stream), Heard::Nothing),
+            Some(config) => (
+                Box::new(self.verified(config, stream).await?),
+                Heard::Server,
+            ),
+        };
+        Ok(TokioIo::new(Stream {
+            stream,
+            heard,
+            host: host.clone(),
+            last: self.last.clone(),
+        }))
+    }
+
+    /// The configuration of TLS for a connection that is made now.
+    fn config(&self) -> Result<Option<Arc<ClientConfig>>, rustls::Error> {
+        let search = match &self.way {
+            Way::Plain => return Ok(None),
+            Way::Tls(config) => return Ok(Some(config.clone())),
+            Way::Recorded(search) => search,
+        };
+        match search.wire() {
+            Some(Wire::Tls { ca }) if !ca.is_empty() => self.trust.trusting(&ca).map(Some),
+            Some(Wire::Tls { .. }) => self.trust.configured().map(Some),
+            Some(Wire::Plain) | None if self.address.scheme == Scheme::Https => {
+                self.trust.configured().map(Some)
+            }
+            Some(Wire::Plain) | None => Ok(None),
+        }
+    }
+
+    async fn verified(
+        &self,
+        config: Arc<ClientConfig>,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let host = &self.address.host;
+        let name = ServerName::try_from(host.clone())
+            .map_err(|_| self.last.keep(LinkFault::OtherName { host: host.clone() }))?;
+        let stream = TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(|fault| self.last.sort(fault, host))?;
+        if stream.get_ref().1.alpn_protocol() != Some(HTTP_2) {
+            return Err(self.last.keep(LinkFault::NoHttp2));
+        }
+        Ok(stream)
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// What has been heard of the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Server,
+}
+
+/// A connection that writes down why TLS has ended it: a server refuses a client's certificate
+/// only after the client takes the connection for made.
+pub struct Stream {
+    stream: Box<dyn Io>,
+    heard: Heard,
+    host: String,
+    last: LastFault,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        if let Err(fault) = ready!(Pin::new(&mut this.stream).poll_read(context, buffer)) {
+            return Poll::Ready(Err(this.last.sort(fault, &this.host)));
+        }
+        let is_first = std::mem::replace(&mut this.heard, Heard::Server) == Heard::Nothing;
+        if is_first && buffer.filled().get(before) == Some(&ALERT) {
+            return Poll::Ready(Err(this.last.keep(LinkFault::TlsOnly)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
