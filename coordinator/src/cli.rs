@@ -4,15 +4,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::doors;
 use crate::prune::Retention;
+use crate::tls::Given;
 
 /// Holds configs and job state; hands work to workers.
 ///
-/// Exit codes: 0 stopped by a signal, 1 network or telemetry failed, 2 usage or token file,
-/// 3 state cannot be used, 4 address cannot be listened on, 5 another coordinator holds the state.
+/// Without a command it serves until a signal stops it. Exit codes: 0 stopped by a signal or done,
+/// 1 network or telemetry failed, 2 usage, token file or certificates, 3 state cannot be used,
+/// 4 address cannot be listened on, 5 another coordinator holds the state.
 #[derive(Debug, Parser)]
 #[command(
     name = "qlora-coordinator",
@@ -27,7 +29,7 @@ pub struct Cli {
     pub listen: SocketAddr,
 
     /// Folder for the database and artifacts [default: ~/.local/share/qlora/coordinator]
-    #[arg(long, env = "QLORA_STATE_DIR")]
+    #[arg(long, global = true, env = "QLORA_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 
     /// File whose first line is the first token, which may do everything [default: `token` in the
@@ -39,6 +41,34 @@ pub struct Cli {
     /// address and this machine's names; repeatable.
     #[arg(long, env = "QLORA_ALLOW_HOST", value_name = "HOST", value_delimiter = ',', value_parser = doors::parse_host)]
     pub allow_host: Vec<String>,
+
+    /// Certificate that callers are shown, before those of its CAs, in PEM [default: the one that
+    /// `init` has made in the state folder]
+    #[arg(
+        long,
+        env = "QLORA_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its key, in PEM.
+    #[arg(
+        long,
+        env = "QLORA_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+
+    /// Ask workers for a certificate of this CA, such as one that `certify` has made.
+    #[arg(long, env = "QLORA_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Serve without TLS, also beyond this machine: whoever is on the way reads everything, tokens
+    /// too.
+    #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "tls_client_ca"])]
+    pub insecure_no_tls: bool,
 
     /// Silence after which a worker has lost its job, in seconds.
     #[arg(long, default_value = "30", value_parser = seconds)]
@@ -61,6 +91,43 @@ pub struct Cli {
     /// Write the address that was bound to this file once it serves; for `--listen 127.0.0.1:0`.
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What is done before the coordinator serves, or beside it.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a CA, a certificate of this coordinator and the first token in the state folder.
+    ///
+    /// A coordinator with these files speaks TLS. A certificate is valid for a year and the CA for
+    /// ten. What is there already is left as it is.
+    Init {
+        /// Further name or address by which callers reach this coordinator, beside loopback and
+        /// this machine's names; repeatable
+        #[arg(long, value_name = "HOST", value_delimiter = ',', value_parser = doors::parse_host)]
+        host: Vec<String>,
+    },
+    /// Make a certificate that a worker shows to a coordinator with --tls-client-ca, and its key.
+    Certify {
+        /// Name of the worker, which names the files too
+        #[arg(value_parser = worker_name)]
+        name: String,
+    },
+}
+
+/// A name that is a file's as well.
+fn worker_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if begins && text.len() <= 64 && text.chars().all(plain) {
+        return Ok(text.into());
+    }
+    Err(
+        "write up to 64 letters, digits, points, dashes and underlines, a letter or digit first"
+            .into(),
+    )
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -103,6 +170,14 @@ impl Cli {
         }
     }
 
+    /// The files of TLS that were named.
+    pub fn given_tls(&self) -> Given {
+        Given {
+            server: self.tls_cert.clone().zip(self.tls_key.clone()),
+            client_ca: self.tls_client_ca.clone(),
+        }
+    }
+
     /// The state folder, by default under the user's data folder.
     pub fn state_folder(&self) -> Option<PathBuf> {
         self.state_dir
@@ -128,6 +203,28 @@ mod tests {
             fault.contains("a:7070") && fault.contains("without port"),
             "{fault}"
         );
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_goes_with_no_plain_serving() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["qlora-coordinator"], args].concat());
+        for args in [
+            &["--tls-cert", "a"][..],
+            &["--tls-key", "a"],
+            &["--insecure-no-tls", "--tls-client-ca", "a"],
+        ] {
+            assert!(parse(args).is_err(), "{args:?}");
+        }
+        let cli = parse(&["--tls-cert", "a", "--tls-key", "b"]).expect("a pair");
+        assert_eq!(cli.given_tls().server, Some(("a".into(), "b".into())));
+        let cli = parse(&["init", "--state-dir", "s", "--host", "a.example,10.0.0.7"]);
+        let cli = cli.expect("a command");
+        assert_eq!(cli.state_dir, Some("s".into()));
+        assert!(matches!(cli.command, Some(Command::Init { host }) if host.len() == 2));
+        for name in ["", "..", "a/b", "-a", "\u{e9}"] {
+            assert!(parse(&["certify", "--", name]).is_err(), "{name}");
+        }
+        assert!(parse(&["certify", "gpu-1"]).is_ok());
     }
 
     #[test]

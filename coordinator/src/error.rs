@@ -10,6 +10,7 @@ use qlora_engine::{JobId, Refusal};
 use qlora_store::{ArtifactError, InvalidDigest, StoreError};
 use tonic::{Code as GrpcCode, Status};
 
+use crate::tls::TlsError;
 use crate::tokens::Denied;
 
 /// Why the program ends.
@@ -22,6 +23,10 @@ pub enum StartError {
     },
     #[error("{0}")]
     Token(#[from] TokenError),
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error("{address} is reached by other machines, and the coordinator has no certificate")]
+    Unencrypted { address: SocketAddr },
     #[error("no folder for state is known")]
     NoStateFolder,
     #[error("{0}")]
@@ -45,6 +50,8 @@ impl StartError {
         match self {
             Self::Bind { .. } => Code::Listen,
             Self::Token(_) => Code::TokenFile,
+            Self::Tls(_) => Code::Certificate,
+            Self::Unencrypted { .. } => Code::Unencrypted,
             Self::NoStateFolder => Code::NoStateFolder,
             Self::Store(fault) => fault.code(),
             Self::Artifacts(fault) => fault.code(),
@@ -58,6 +65,10 @@ impl StartError {
         Some(match self {
             Self::Bind { source, .. } => bind_help(source).into(),
             Self::Token(fault) => fault.help(),
+            Self::Tls(fault) => fault.help(),
+            Self::Unencrypted { .. } => {
+                "make one with qlora-coordinator init; where nobody else is on the network, --insecure-no-tls serves without".into()
+            }
             Self::NoStateFolder => "give --state-dir DIR".into(),
             Self::Store(fault) => store_help(fault).into(),
             Self::Artifacts(_) => {
@@ -79,7 +90,7 @@ impl StartError {
     /// As docs/reference/cli.md lists them.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Token(_) | Self::NoStateFolder => 2,
+            Self::Token(_) | Self::Tls(_) | Self::Unencrypted { .. } | Self::NoStateFolder => 2,
             Self::Store(StoreError::InUse { .. }) => 5,
             Self::Store(_) | Self::Artifacts(_) => 3,
             Self::Bind { .. } => 4,

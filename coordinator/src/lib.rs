@@ -19,18 +19,28 @@ mod prune;
 mod runnable;
 mod serve;
 mod services;
+mod setup;
+mod tls;
 mod tokens;
 mod usage;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustls::crypto::ring;
 
 use crate::cli::Cli;
 
-/// Runs the program by its command line, until a signal stops it.
+/// Runs the program by its command line: a command, else the coordinator until a signal stops it.
 pub async fn run() -> ExitCode {
-    match serve::run(Cli::parse()).await {
+    // One provider, whoever asks; it fails where there is one already, and that is this one.
+    let _ = ring::default_provider().install_default();
+    let mut cli = Cli::parse();
+    let done = match cli.command.take() {
+        Some(command) => setup::run(&cli, &command),
+        None => serve::run(cli).await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{}", e.text());

@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
-use qlora_access::{Record, Token};
+use qlora_access::{Record, Token, Wire};
 use qlora_engine::Limits;
 use qlora_store::{ArtifactStore, JobStore, SqliteStore};
 use qlora_telemetry::{Logs, Program};
@@ -24,9 +24,10 @@ use crate::doors::{self, Doors, Hosts};
 use crate::driver::Driver;
 use crate::error::{CallError, StartError};
 use crate::instruments::Instruments;
-use crate::listen::{self, Bounds};
+use crate::listen::{self, Bounds, Configs};
 use crate::page;
 use crate::services::{self, Services};
+use crate::tls::{Folder, Serving, Sources};
 use crate::tokens::{self, Tokens};
 use crate::usage::Disk;
 
@@ -43,6 +44,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         .map(Token::read_strong)
         .transpose()?;
     let folder = cli.state_folder().ok_or(StartError::NoStateFolder)?;
+    let sources = tls_sources(&cli, &folder)?;
     let retention = cli.retention();
     let program = Program {
         name: "qlora-coordinator",
@@ -52,6 +54,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     if let Some(exposure) = cli.token_file.as_deref().and_then(Token::exposure) {
         tracing::warn!("{exposure}");
     }
+    let tls = Secured::start(sources)?;
     let bounds = Bounds::of(listen::raise_descriptors());
     let store = Arc::new(SqliteStore::open(&folder).await?);
     let token = given.map_or_else(|| Token::keep(&folder), Ok)?;
@@ -89,6 +92,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let doors = Doors::new(
         Hosts::new(address, qlora_access::names(), &cli.allow_host),
         tokens.clone(),
+        tls.asks_workers,
     );
     tokio::spawn(tokens::keep_days(tokens, services.store.clone()));
     let router = router(services.clone(), registry, doors).await?;
@@ -96,6 +100,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let _record = leave_record(
         address,
         &token,
+        &tls.wire,
         &cli.token_file.unwrap_or_else(|| Token::path(&folder)),
     );
     if let Some(path) = &cli.address_file {
@@ -109,15 +114,60 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     tokio::spawn(keep_fresh(services.instruments.clone()));
     tokio::spawn(cleaning::run(services, retention));
     // Workers hold their calls open and simply come back later.
-    listen::serve(listener, router, bounds, stop, GRACE).await;
+    listen::serve(listener, router, bounds, tls.configs, stop, GRACE).await;
     tracing::info!("stopped");
     Ok(())
 }
 
+/// What other parts need to know of TLS.
+struct Secured {
+    configs: Option<Configs>,
+    wire: Wire,
+    asks_workers: bool,
+}
+
+impl Secured {
+    /// Reads the files, and reads them again whenever the process is told to.
+    fn start(sources: Option<Sources>) -> Result<Self, StartError> {
+        let Some(sources) = sources else {
+            return Ok(Self {
+                configs: None,
+                wire: Wire::Plain,
+                asks_workers: false,
+            });
+        };
+        let serving = Serving::start(sources)?;
+        let secured = Self {
+            configs: Some(serving.configs()),
+            wire: serving.wire(),
+            asks_workers: serving.asks_workers(),
+        };
+        tokio::spawn(serving.keep_fresh().map_err(StartError::Serve)?);
+        Ok(secured)
+    }
+}
+
+/// The files of TLS. None where the coordinator is to serve without.
+///
+/// # Errors
+/// Other machines would reach it without TLS, and nobody has said that they may.
+fn tls_sources(cli: &Cli, folder: &Path) -> Result<Option<Sources>, StartError> {
+    if cli.insecure_no_tls {
+        return Ok(None);
+    }
+    let sources = Sources::find(cli.given_tls(), &Folder::of(folder))?;
+    if sources.is_none() && !cli.listen.ip().is_loopback() {
+        return Err(StartError::Unencrypted {
+            address: cli.listen,
+        });
+    }
+    Ok(sources)
+}
+
 /// Leaves the token for programs of this user on this machine. Without it everything works for who
 /// is given the token.
-fn leave_record(address: SocketAddr, token: &Token, file: &Path) -> Option<Record> {
-    Record::leave(address, token)
+fn leave_record(address: SocketAddr, token: &Token, wire: &Wire, file: &Path) -> Option<Record> {
+    Record::leave(address, token, wire)
         .inspect_err(|e| {
             tracing::warn!(
                 "programs on this machine will not find the token by themselves ({e}); give them --token-file {}",

@@ -1,7 +1,8 @@
 //! The checks that every request passes before any service sees it.
 //!
 //! They check, in this order, the host that the request is addressed to, the page that it comes
-//! from, its form if it is a gRPC call, its token, and what the role of the token may do.
+//! from, its form if it is a gRPC call, its token, what the role of the token may do, and, where
+//! workers are asked for one, their certificate.
 //! `/healthz` and gRPC's health service only tell that the coordinator is running, so they are open
 //! to every host and need no token.
 
@@ -24,7 +25,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use qlora_access::Token;
+use qlora_proto::Role;
 
 use self::ending::{Ending, Way};
 use self::failures::Failures;
@@ -41,23 +42,27 @@ pub struct Doors {
     hosts: Hosts,
     tokens: Arc<Tokens>,
     failures: Failures,
+    /// Whether workers have to show a certificate too.
+    asks_workers: bool,
 }
 
 impl Doors {
-    pub fn new(hosts: Hosts, tokens: Arc<Tokens>) -> Arc<Self> {
+    pub fn new(hosts: Hosts, tokens: Arc<Tokens>, asks_workers: bool) -> Arc<Self> {
         Arc::new(Self {
             hosts,
             tokens,
             failures: Failures::default(),
+            asks_workers,
         })
     }
 
     /// What the request may do.
-    fn check(&self, request: &Request, local: Option<SocketAddr>) -> Result<Pass, Refusal> {
+    fn check(&self, request: &Request, connection: Option<&Connection>) -> Result<Pass, Refusal> {
         let path = request.uri().path();
         let open = path == "/healthz" || path.starts_with("/grpc.health.v1.");
         if !open {
-            self.hosts.check(request, local)?;
+            self.hosts
+                .check(request, connection.map(Connection::local))?;
         }
         origin::check(request)?;
         let grpc = form::is_grpc_path(path);
@@ -70,6 +75,10 @@ impl Doors {
         let pass = pass::check(request, &self.tokens, grpc)?;
         if let Pass::Known(holder) = &pass {
             roles::check(holder.role(), request.method(), path)?;
+            let works = holder.role() == Role::Worker || roles::is_work(path);
+            if self.asks_workers && works && !connection.is_some_and(Connection::is_certified) {
+                return Err(Refusal::NoCertificate);
+            }
         }
         Ok(pass)
     }
@@ -90,7 +99,7 @@ impl Doors {
 pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let from = connection.as_ref().map(|c| c.peer());
-    match doors.check(&request, connection.as_ref().map(|c| c.local())) {
+    match doors.check(&request, connection.as_deref()) {
         Ok(Pass::Open) => next.run(request).await,
         Ok(Pass::Known(holder)) => {
             if let Some(connection) = connection {
@@ -98,7 +107,11 @@ pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next
             }
             known(holder, from, request, next).await
         }
-        Ok(Pass::Enter(key)) => enter(doors.tokens.own(), &key, request.uri().path()),
+        Ok(Pass::Enter(key)) => {
+            let is_encrypted = connection.is_some_and(|c| c.is_encrypted());
+            let cookie = page_cookie(doors.tokens.own(), &key, is_encrypted);
+            enter(cookie, request.uri().path())
+        }
         Err(refusal) => {
             tracing::debug!(%refusal, "refused");
             let answer = answer::refuse(&refusal, &request);
@@ -144,11 +157,11 @@ async fn known(
 }
 
 /// Keeps the key out of the address bar, the history and what a page tells others.
-fn enter(own: &Token, key: &str, path: &str) -> Response {
+fn enter(cookie: String, path: &str) -> Response {
     // `//host` would lead to another host.
     let path = if path.starts_with("//") { "/" } else { path };
     let headers = [
-        (header::SET_COOKIE, page_cookie(own, key)),
+        (header::SET_COOKIE, cookie),
         (header::LOCATION, path.to_owned()),
     ];
     let mut response = (StatusCode::SEE_OTHER, headers).into_response();

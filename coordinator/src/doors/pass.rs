@@ -83,10 +83,12 @@ fn by_cookie(
 
 /// The cookie that opens the page with `key`. Browsers keep one jar for all ports of a host, so that
 /// coordinators on one machine must have cookies of different names; `own` is the first token of
-/// this one. A browser has one key at a time of each: the link that was opened last.
-pub fn page_cookie(own: &Token, key: &str) -> String {
+/// this one. A browser has one key at a time of each: the link that was opened last. What came under
+/// TLS is never sent without it.
+pub fn page_cookie(own: &Token, key: &str, is_encrypted: bool) -> String {
     let name = cookie_name(own);
-    format!("{name}={key}; HttpOnly; SameSite=Strict; Path=/; Max-Age={MONTH}")
+    let secure = if is_encrypted { "; Secure" } else { "" };
+    format!("{name}={key}; HttpOnly; SameSite=Strict; Path=/; Max-Age={MONTH}{secure}")
 }
 
 fn cookie_name(token: &Token) -> String {

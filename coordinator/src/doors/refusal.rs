@@ -39,6 +39,10 @@ pub enum Refusal {
         "the token has the role {has} and this needs {needs}; give a token of the role {needs}, which an admin makes with qlora-ctl token create --role {needs}"
     )]
     Role { has: Role, needs: Role },
+    #[error(
+        "this coordinator asks workers for a certificate; start the worker with --cert FILE and --key FILE, which qlora-coordinator certify makes"
+    )]
+    NoCertificate,
     /// No row of `roles` says who may call it.
     #[error("no method {0}")]
     Absent(String),
@@ -70,7 +74,7 @@ impl Refusal {
         match self {
             Self::Host(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::NoHost => StatusCode::BAD_REQUEST,
-            Self::Origin(_) | Self::Role { .. } => StatusCode::FORBIDDEN,
+            Self::Origin(_) | Self::Role { .. } | Self::NoCertificate => StatusCode::FORBIDDEN,
             Self::Absent(_) => StatusCode::NOT_FOUND,
             Self::Version(_) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,

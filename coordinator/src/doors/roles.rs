@@ -95,6 +95,13 @@ pub fn check(role: Role, method: &Method, path: &str) -> Result<(), Refusal> {
     })
 }
 
+/// Whether a method is one that workers alone call.
+pub fn is_work(path: &str) -> bool {
+    METHODS
+        .iter()
+        .any(|(name, roles)| *name == path && *roles == WORK)
+}
+
 fn needed(method: &Method, path: &str) -> Option<Roles> {
     if form::is_grpc_path(path) {
         return METHODS

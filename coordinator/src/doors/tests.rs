@@ -1,6 +1,6 @@
 use axum::body::Body;
 use axum::http::Version;
-use qlora_access::Fingerprint;
+use qlora_access::{Fingerprint, Token};
 use qlora_proto::Role;
 use qlora_store::TokenRecord;
 
@@ -14,7 +14,7 @@ fn doors() -> Arc<Doors> {
         vec!["head".into()],
         &[],
     );
-    Doors::new(hosts, Tokens::new(token(), &[]))
+    Doors::new(hosts, Tokens::new(token(), &[]), false)
 }
 
 fn token() -> Token {
@@ -221,7 +221,7 @@ fn health_is_open_to_every_host_but_not_to_pages_of_other_origins() {
 #[test]
 fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
     let key = token().page_key();
-    let cookie = page_cookie(&token(), &token().page_key());
+    let cookie = page_cookie(&token(), &token().page_key(), false);
     let pair = cookie.split(';').next().expect("a pair");
     for path in ["/", "/j/1", "/metrics"] {
         assert_eq!(page(path, &[]), Err(Refusal::NoToken), "{path}");
@@ -331,7 +331,10 @@ fn with_roles() -> (Arc<Doors>, Vec<(Role, Token)>) {
         })
         .collect();
     let hosts = Hosts::new("127.0.0.1:7070".parse().expect("an address"), vec![], &[]);
-    (Doors::new(hosts, Tokens::new(token(), &records)), given)
+    (
+        Doors::new(hosts, Tokens::new(token(), &records), false),
+        given,
+    )
 }
 
 #[test]
@@ -531,4 +534,30 @@ async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
             .to_string()
             .ends_with("--allow-host gpu")
     );
+}
+
+#[test]
+fn where_workers_are_asked_for_a_certificate_their_token_alone_opens_nothing() {
+    let hosts = Hosts::new("127.0.0.1:7070".parse().expect("an address"), vec![], &[]);
+    let doors = Doors::new(hosts, Tokens::new(token(), &[]), true);
+    let call = |path: &str| {
+        let headers = [
+            ("content-type", "application/grpc"),
+            ("authorization", "Bearer a-secret-of-some-length"),
+        ];
+        doors.check(&request(Version::HTTP_2, "POST", path, &headers), None)
+    };
+    let refused = call("/qlora.v1.WorkerService/Register").expect_err("a refusal");
+    assert_eq!(refused, Refusal::NoCertificate);
+    assert!(refused.to_string().contains("qlora-coordinator certify"));
+    // A person calls it too, with the same token.
+    assert!(call("/qlora.v1.WorkerService/ListWorkers").is_ok());
+    assert!(call("/qlora.v1.JobService/Submit").is_ok());
+}
+
+#[test]
+fn the_cookie_of_an_encrypted_page_is_sent_under_tls_only() {
+    let cookie = |is_encrypted| page_cookie(&token(), "key", is_encrypted);
+    assert!(cookie(true).ends_with("; Secure"));
+    assert!(!cookie(false).contains("Secure"));
 }

@@ -1,5 +1,5 @@
-//! One connection: how many requests are in flight on it, since when it is idle, and whether it has
-//! shown the token.
+//! One connection: how many requests are in flight on it, since when it is idle, and what the peer
+//! has shown of itself.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -25,6 +25,8 @@ struct State {
     under_way: usize,
     idle_since: Instant,
     known: bool,
+    encrypted: bool,
+    certified: bool,
 }
 
 impl Connection {
@@ -35,6 +37,8 @@ impl Connection {
             under_way: 0,
             idle_since: Instant::now(),
             known: false,
+            encrypted: false,
+            certified: false,
         };
         Ok(Arc::new(Self {
             local: stream.local_addr()?,
@@ -56,6 +60,22 @@ impl Connection {
     /// The peer has shown the token.
     pub fn trust(&self) {
         self.state().known = true;
+    }
+
+    /// The connection is under TLS, and the peer may have shown a certificate.
+    pub(super) fn encrypted(&self, certified: bool) {
+        let mut state = self.state();
+        (state.encrypted, state.certified) = (true, certified);
+    }
+
+    /// Whether nobody else reads what passes.
+    pub fn is_encrypted(&self) -> bool {
+        self.state().encrypted
+    }
+
+    /// Whether the peer has shown a certificate of the CA that clients are asked for.
+    pub fn is_certified(&self) -> bool {
+        self.state().certified
     }
 
     pub(super) fn is_known(&self) -> bool {

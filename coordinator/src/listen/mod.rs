@@ -3,12 +3,14 @@
 //!
 //! A peer that has shown the token keeps its connection as long as it lives. Strangers share the
 //! remaining places: when all are taken, the oldest stranger makes room for the next one, so that
-//! idle connections lock nobody out.
+//! idle connections lock nobody out. A TLS handshake takes a place too, and the time that a stranger
+//! may be idle.
 
 mod bounds;
 mod connection;
 mod descriptors;
 mod places;
+mod secure;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -33,6 +35,8 @@ pub use self::bounds::Bounds;
 pub use self::connection::Connection;
 pub use self::descriptors::raise as raise_descriptors;
 use self::places::Places;
+pub use self::secure::Configs;
+use self::secure::secure;
 
 /// A request's head.
 const HEAD_BYTES: usize = 64 << 10;
@@ -41,11 +45,13 @@ const STREAMS: u32 = 256;
 /// Waits where the system has no descriptor left: nothing tells when there is one again.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`, then gives calls under way `grace` to end.
+/// Serves, under TLS where there is a configuration of it, until `stop`, then gives calls under way
+/// `grace` to end.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     bounds: Bounds,
+    tls: Option<Configs>,
     stop: impl Future<Output = ()>,
     grace: Duration,
 ) {
@@ -65,6 +71,7 @@ pub async fn serve(
                 router.clone(),
                 Arc::clone(&connection),
                 bounds,
+                tls.clone(),
                 told.clone(),
             );
             places.take(connections.spawn(held), connection);
@@ -109,17 +116,30 @@ async fn hold(
     router: Router,
     connection: Arc<Connection>,
     bounds: Bounds,
+    tls: Option<Configs>,
     mut told: watch::Receiver<bool>,
 ) {
     // Small answers must not wait for the acknowledgment of the one before.
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "a connection keeps Nagle's algorithm");
     }
+    let mut stopped = pin!(async { drop(told.wait_for(|stop| *stop).await) });
+    let secured = tokio::select! {
+        secured = secure(stream, tls.as_ref(), &connection) => secured,
+        () = connection.overdue(bounds) => return,
+        () = &mut stopped => return,
+    };
+    let stream = match secured {
+        Ok(stream) => stream,
+        Err(e) => {
+            tracing::debug!(error = %e, "a handshake failed");
+            return;
+        }
+    };
     let builder = builder(bounds);
     let own = connection.clone();
     let service = service_fn(move |request| answer(router.clone(), own.clone(), request));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let stopped = async { drop(told.wait_for(|stop| *stop).await) };
     let overdue = tokio::select! {
         ended = &mut serving => {
             if let Err(e) = ended {
@@ -128,7 +148,7 @@ async fn hold(
             return;
         }
         () = connection.overdue(bounds) => true,
-        () = stopped => false,
+        () = &mut stopped => false,
     };
     serving.as_mut().graceful_shutdown();
     // After a stop, calls under way have until the listener gives up.

@@ -4,11 +4,17 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::routing::get;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::tls::{self, Folder, Given, Serving, Sources};
 
 /// Longer than any test may take: what is bounded by it must not happen.
 const NEVER: Duration = Duration::from_secs(600);
@@ -26,6 +32,11 @@ struct Server {
 
 /// `/known` makes its connection known; `/held` answers when it is told to.
 async fn server(bounds: Bounds) -> Server {
+    server_with(bounds, None).await
+}
+
+/// As [`server`], under TLS where `tls` says so.
+async fn server_with(bounds: Bounds, tls: Option<Configs>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("an address");
     let (go, held) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -48,7 +59,7 @@ async fn server(bounds: Bounds) -> Server {
         .route("/held", get(wait));
     let (stop, stopped) = oneshot::channel();
     let stopped = async move { drop(stopped.await) };
-    let serving = tokio::spawn(serve(listener, router, bounds, stopped, NEVER));
+    let serving = tokio::spawn(serve(listener, router, bounds, tls, stopped, NEVER));
     Server {
         address,
         go,
@@ -75,7 +86,11 @@ async fn connect(server: &Server) -> TcpStream {
 }
 
 /// Asks for `path` and gives the answer's text as far as it has come with `wanted` in it.
-async fn ask(stream: &mut TcpStream, path: &str, wanted: &str) -> String {
+async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    path: &str,
+    wanted: &str,
+) -> String {
     stream
         .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
         .await
@@ -83,7 +98,7 @@ async fn ask(stream: &mut TcpStream, path: &str, wanted: &str) -> String {
     answer(stream, wanted).await
 }
 
-async fn answer(stream: &mut TcpStream, wanted: &str) -> String {
+async fn answer(stream: &mut (impl AsyncRead + Unpin), wanted: &str) -> String {
     let mut text = String::new();
     let mut buffer = [0; 4096];
     while !text.contains(wanted) {
@@ -254,4 +269,80 @@ async fn a_stop_lets_calls_under_way_end_and_takes_no_more() {
     server.go.notify_one();
     answer(&mut busy, "held").await;
     server.serving.await.expect("an end");
+}
+
+/// A server under TLS, and what a client needs to trust it.
+async fn secured(bounds: Bounds) -> (Server, TlsConnector) {
+    let state = tempfile::tempdir().expect("a folder");
+    let folder = Folder::of(state.path());
+    tls::init(&folder, &["localhost".into()]).expect("certificates");
+    let sources = Sources::find(Given::default(), &folder).expect("no fault");
+    let serving = Serving::start(sources.expect("sources")).expect("a configuration");
+    let ca = std::fs::read(folder.ca().certificate).expect("a file");
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(&ca).expect("a certificate"))
+        .expect("a root");
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let server = server_with(bounds, Some(serving.configs())).await;
+    (server, TlsConnector::from(Arc::new(config)))
+}
+
+#[tokio::test]
+async fn requests_come_under_tls_to_the_name_of_the_certificate_alone() {
+    let (server, connector) = secured(bounds(100, NEVER, NEVER)).await;
+    let name = |name: &'static str| ServerName::try_from(name).expect("a name");
+    let plain = connect(&server).await;
+    let mut stream = connector
+        .connect(name("localhost"), plain)
+        .await
+        .expect("a handshake");
+    ask(&mut stream, "/", "hello").await;
+    let plain = connect(&server).await;
+    let fault = connector
+        .connect(name("example.com"), plain)
+        .await
+        .expect_err("another name");
+    assert!(fault.to_string().contains("example.com"), "{fault}");
+}
+
+#[tokio::test]
+async fn who_speaks_without_tls_is_told_in_a_form_that_it_reads() {
+    let (server, _) = secured(bounds(100, NEVER, NEVER)).await;
+    let mut browser = connect(&server).await;
+    let text = ask(&mut browser, "/", "before it").await;
+    assert!(text.starts_with("HTTP/1.1 400 ") && text.contains("https://"));
+    ended(&mut browser).await;
+    let mut program = connect(&server).await;
+    program
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .expect("a place");
+    let mut alert = [0; 7];
+    program.read_exact(&mut alert).await.expect("an alert");
+    assert_eq!(alert, [21, 3, 3, 0, 2, 2, 10]);
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_not_ended_is_let_go_and_makes_room() {
+    let (server, _) = secured(bounds(100, SOON, NEVER)).await;
+    // Nothing, and the head of a message that does not come.
+    for said in [b"".as_slice(), b"\x16\x03\x01\x02\x00"] {
+        let mut stream = connect(&server).await;
+        stream.write_all(said).await.expect("a place");
+        ended(&mut stream).await;
+    }
+    let (server, connector) = secured(bounds(1, NEVER, NEVER)).await;
+    let mut silent = connect(&server).await;
+    silent.write_all(b"\x16").await.expect("a place");
+    let plain = connect(&server).await;
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut stream = connector.connect(name, plain).await.expect("a handshake");
+    ask(&mut stream, "/", "hello").await;
+    ended(&mut silent).await;
 }

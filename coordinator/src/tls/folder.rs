@@ -1,0 +1,123 @@
+//! The files of TLS in a state folder, and how they are read and written.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::error::TlsError;
+
+/// The folder `tls` of a state folder.
+#[derive(Debug, Clone)]
+pub struct Folder(PathBuf);
+
+/// A certificate and its key.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Folder {
+    pub fn of(state: &Path) -> Self {
+        Self(state.join("tls"))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn ca(&self) -> Pair {
+        self.pair("ca")
+    }
+
+    pub fn server(&self) -> Pair {
+        self.pair("server")
+    }
+
+    /// What a worker called `name` shows. A worker may be called `ca`.
+    pub fn worker(&self, name: &str) -> Pair {
+        self.pair(&format!("workers/{name}"))
+    }
+
+    fn pair(&self, name: &str) -> Pair {
+        Pair {
+            certificate: self.0.join(format!("{name}.pem")),
+            key: self.0.join(format!("{name}.key")),
+        }
+    }
+}
+
+impl Pair {
+    /// The file of the two that is there.
+    pub fn present(&self) -> Option<&Path> {
+        [&self.certificate, &self.key]
+            .into_iter()
+            .find(|path| path.exists())
+            .map(PathBuf::as_path)
+    }
+
+    /// Writes both, the key first: a certificate that is there has its key.
+    ///
+    /// # Errors
+    /// One is there already, or cannot be written.
+    pub fn write(&self, certificate: &str, key: &str) -> Result<(), TlsError> {
+        if let Some(path) = self.present() {
+            return Err(TlsError::Exists { path: path.into() });
+        }
+        write(&self.key, key)?;
+        write(&self.certificate, certificate)
+    }
+}
+
+/// Writes a file that its owner alone can read, under its name once it is complete. What is there
+/// stays.
+fn write(path: &Path, text: &str) -> Result<(), TlsError> {
+    let fault = |source: std::io::Error| match source.kind() {
+        ErrorKind::AlreadyExists => TlsError::Exists { path: path.into() },
+        _ => TlsError::Write {
+            path: path.into(),
+            source,
+        },
+    };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(fault)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fault)?;
+    file.write_all(text.as_bytes()).map_err(fault)?;
+    file.as_file().sync_all().map_err(fault)?;
+    file.persist_noclobber(path).map_err(|e| fault(e.error))?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(fault)
+}
+
+/// # Errors
+/// The file cannot be read.
+pub fn read(path: &Path) -> Result<String, TlsError> {
+    fs::read_to_string(path).map_err(|source| TlsError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Reads a key, which must not lie open. A group may have been let in on purpose.
+///
+/// # Errors
+/// The file cannot be read, or every user of the machine can reach it.
+pub fn read_key(path: &Path) -> Result<String, TlsError> {
+    let text = read(path)?;
+    let mode = fs::metadata(path)
+        .map(|found| found.permissions().mode() & 0o777)
+        .unwrap_or_default();
+    if mode & 0o007 != 0 {
+        return Err(TlsError::Exposed {
+            path: path.into(),
+            mode,
+        });
+    }
+    Ok(text)
+}
