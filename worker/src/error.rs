@@ -22,6 +22,11 @@ pub enum WorkerError {
     Interrupted { path: PathBuf },
     #[error("no coordinator at {address} ({fault})")]
     Unreachable { address: String, fault: String },
+    #[error("no connection to {address}: {fault}")]
+    Link {
+        address: String,
+        fault: qlora_client::LinkFault,
+    },
     #[error("{0}")]
     Connect(#[from] qlora_client::ConnectError),
     #[error("the coordinator refuses: {message}")]
@@ -86,6 +91,7 @@ impl WorkerError {
             Self::Interrupted { .. } => Code::Interrupted,
             Self::Unreachable { .. } => Code::Unreachable,
             Self::Connect(e) => e.code(),
+            Self::Link { fault, .. } => fault.code(),
             Self::Refused { .. } => Code::Refused,
             Self::Token { .. } => Code::TokenRefused,
             Self::NoStateFolder => Code::NoStateFolder,
@@ -108,6 +114,7 @@ impl WorkerError {
                 "start one with qlora-coordinator, or give --coordinator ADDR".into()
             }
             Self::Connect(fault) => fault.help(),
+            Self::Link { fault, .. } => fault.help().into(),
             Self::Refused { help, .. } | Self::Token { help, .. } | Self::Usage { help, .. } => {
                 (*help).into()
             }
@@ -141,7 +148,7 @@ impl WorkerError {
             {
                 3
             }
-            Self::Unreachable { .. } => 4,
+            Self::Unreachable { .. } | Self::Link { .. } => 4,
             Self::Refused { .. } | Self::Token { .. } | Self::StateInUse { .. } => 5,
             _ => 1,
         })

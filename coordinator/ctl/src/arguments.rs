@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use qlora_client::TlsFiles;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
@@ -23,6 +24,19 @@ pub struct Global {
     #[arg(long, global = true, env = "QLORA_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
+    /// File with the certificates, in PEM, by which an https:// coordinator is known: its ca.pem. Not
+    /// needed where you run it as the same user on this machine [default: those of the system]
+    #[arg(long, global = true, env = "QLORA_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// File with a certificate, in PEM, to show to the coordinator.
+    #[arg(long, global = true, env = "QLORA_CERT", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// File with its key, in PEM.
+    #[arg(long, global = true, env = "QLORA_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
     /// Print JSON: one object, or one per line for lists and streams.
     #[arg(long, global = true)]
     pub json: bool,
@@ -30,6 +44,17 @@ pub struct Global {
     /// Print results only, no progress.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+}
+
+impl Global {
+    /// The files of TLS that were named.
+    pub fn tls(&self) -> TlsFiles {
+        TlsFiles {
+            ca: self.ca.clone(),
+            certificate: self.cert.clone(),
+            key: self.key.clone(),
+        }
+    }
 }
 
 /// Parses a job number.

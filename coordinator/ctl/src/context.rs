@@ -1,6 +1,7 @@
 //! What a command works with: the connection, and how to talk to the person.
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_client::retry::{Verdict, judge};
 use qlora_client::{Client, console};
 use qlora_config::Warning;
 use serde_json::json;
@@ -15,19 +16,19 @@ use crate::status::is_foreign;
 /// Shared by all commands.
 pub struct Context {
     pub global: Global,
-    /// Done once a client was made.
-    connected: OnceCell<()>,
+    /// Made when it is first asked for.
+    client: OnceCell<Client>,
 }
 
 impl Context {
     pub fn new(global: Global) -> Self {
         Self {
             global,
-            connected: OnceCell::new(),
+            client: OnceCell::new(),
         }
     }
 
-    /// A client; nothing is asked yet. The first one waits a little for a coordinator of this
+    /// A client; nothing is asked yet. The first call waits a little for a coordinator of this
     /// machine that has just been started.
     pub async fn client(&self) -> Result<Client, CtlError> {
         let Global {
@@ -35,38 +36,40 @@ impl Context {
             token_file,
             ..
         } = &self.global;
-        let client = Client::new(coordinator, token_file.as_deref())?;
-        self.connected
-            .get_or_init(|| reach::await_listener(coordinator, || client.has_token()))
-            .await;
-        Ok(client)
+        let make = || async {
+            let client = Client::with_tls(coordinator, token_file.as_deref(), &self.global.tls())?;
+            reach::await_listener(coordinator, || client.has_token()).await;
+            Ok(client)
+        };
+        self.client.get_or_try_init(make).await.cloned()
     }
 
     /// Whether the command talks to a coordinator.
     pub fn has_client(&self) -> bool {
-        self.connected.initialized()
+        self.client.initialized()
     }
 
     /// Turns the status of a failed call into an error with its way out.
-    pub fn fault(&self) -> impl Fn(tonic::Status) -> CtlError {
-        let Global {
-            coordinator: address,
-            token_file,
-            ..
-        } = self.global.clone();
-        move |status| match status.code() {
-            tonic::Code::Unauthenticated if !is_foreign(&status) => {
-                match Client::new(&address, token_file.as_deref()) {
+    pub fn fault(&self) -> impl Fn(tonic::Status) -> CtlError + use<> {
+        let address = self.global.coordinator.clone();
+        let client = self.client.get().cloned();
+        move |status| {
+            let Some(client) = &client else {
+                return CtlError::from_status(&status, &address);
+            };
+            match (status.code(), client.link_fault()) {
+                (tonic::Code::Unauthenticated, _) if !is_foreign(&status) => CtlError::Token {
                     // What comes behind the fault is advice for every caller; this one's own stands
                     // under it.
-                    Ok(client) => CtlError::Token {
-                        message: first(status.message()).to_owned(),
-                        help: client.token_help(status.message()),
-                    },
-                    Err(fault) => fault.into(),
-                }
+                    message: first(status.message()).to_owned(),
+                    help: client.token_help(status.message()),
+                },
+                (_, Some(fault)) if judge(&status) == Verdict::Again => CtlError::Link {
+                    address: address.clone(),
+                    fault,
+                },
+                _ => CtlError::from_status(&status, &address),
             }
-            _ => CtlError::from_status(&status, &address),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use qlora_client::files::no_access;
-use qlora_client::{ConnectError, Fault, TransferError, console};
+use qlora_client::{ConnectError, Fault, LinkFault, TransferError, console};
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic};
 use qlora_proto::words::{count, duration};
@@ -40,6 +40,8 @@ pub enum CtlError {
     Connect(#[from] ConnectError),
     #[error("no coordinator at {address} ({fault})")]
     Unreachable { address: String, fault: String },
+    #[error("no connection to {address}: {fault}")]
+    Link { address: String, fault: LinkFault },
     #[error("the coordinator at {address} cannot do this now: {message}")]
     Trouble { address: String, message: String },
     #[error("{message}")]
@@ -176,6 +178,7 @@ impl CtlError {
             Self::Unreachable { .. } => Code::Unreachable,
             Self::Trouble { .. } => Code::CoordinatorTrouble,
             Self::Connect(fault) => fault.code(),
+            Self::Link { fault, .. } => fault.code(),
             Self::Refused { .. } => Code::Refused,
             Self::Token { .. } => Code::TokenRefused,
             Self::JobFailed { .. } => Code::JobFailed,
@@ -199,6 +202,7 @@ impl CtlError {
                     .into()
             }
             Self::Connect(fault) => fault.help(),
+            Self::Link { fault, .. } => fault.help().into(),
             Self::NoInput { key: "data.eval", .. } => {
                 "fix the path or remove the key; --set data.eval=null removes it".into()
             }
@@ -294,7 +298,10 @@ impl CtlError {
 
     /// Whether nobody answered.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Connect(_))
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Link { .. } | Self::Connect(_)
+        )
     }
 
     pub fn exit_code(&self) -> ExitCode {
@@ -309,7 +316,9 @@ impl CtlError {
             | Self::TooLong { .. }
             | Self::NoModel { .. } => Exit::BadInput,
             Self::Connect(_) | Self::Usage { .. } | Self::Telemetry(_) => Exit::Usage,
-            Self::Unreachable { .. } | Self::Trouble { .. } => Exit::Unreachable,
+            Self::Unreachable { .. } | Self::Link { .. } | Self::Trouble { .. } => {
+                Exit::Unreachable
+            }
             Self::Refused { exit, .. } => *exit,
             Self::Token { .. } => Exit::Refused,
             Self::Io { .. } | Self::NoInput { .. } | Self::Transfer(TransferError::Io { .. }) => {

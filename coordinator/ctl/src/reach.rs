@@ -82,7 +82,12 @@ fn host_and_port(address: &str) -> String {
     if has_port {
         plain.to_owned()
     } else {
-        format!("{plain}:80")
+        let port = if address.starts_with("https://") {
+            443
+        } else {
+            80
+        };
+        format!("{plain}:{port}")
     }
 }
 
@@ -169,6 +174,7 @@ mod tests {
             ("127.0.0.1:7070", "127.0.0.1:7070"),
             ("http://host:1/path", "host:1"),
             ("http://proxy", "proxy:80"),
+            ("https://proxy", "proxy:443"),
             ("[::1]:7070", "[::1]:7070"),
             ("http://[::1]", "[::1]:80"),
         ] {

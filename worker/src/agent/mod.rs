@@ -59,7 +59,7 @@ pub fn run(args: AgentArgs) -> Result<ExitCode, WorkerError> {
         let _telemetry = qlora_telemetry::start(program, Logs::Info, false)?;
         let identity = Identity::take(&args)?;
         let platforms = platform::offers(args.device.as_deref(), &args.label, &identity.folder)?;
-        let client = Client::new(&args.coordinator, args.token_file.as_deref())?;
+        let client = args.client()?;
         let peers = peers::Peers {
             host: args.peer_address,
             port: args.peer_port,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
+use qlora_client::{Client, ConnectError, TlsFiles};
 
 use crate::models::Rule;
 
@@ -24,6 +25,19 @@ pub struct AgentArgs {
     /// needed where the same user runs the coordinator on this machine.
     #[arg(help_heading = CONNECTION, long, global = true, env = "QLORA_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+
+    /// File with the certificates, in PEM, by which an https:// coordinator is known: its ca.pem. Not
+    /// needed where the same user runs it on this machine [default: those of the system]
+    #[arg(help_heading = CONNECTION, long, global = true, env = "QLORA_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// File with a certificate, in PEM, to show to a coordinator that asks workers for one.
+    #[arg(help_heading = CONNECTION, long, global = true, env = "QLORA_CERT", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// File with its key, in PEM.
+    #[arg(help_heading = CONNECTION, long, global = true, env = "QLORA_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
 
     /// Name under which this machine appears [default: the host's name]
     #[arg(help_heading = SERVING, long, env = "QLORA_WORKER_NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -68,6 +82,19 @@ pub struct AgentArgs {
 }
 
 impl AgentArgs {
+    /// A client of the coordinator; nothing is asked yet.
+    ///
+    /// # Errors
+    /// The address, the token or a file for TLS cannot be used.
+    pub fn client(&self) -> Result<Client, ConnectError> {
+        let tls = TlsFiles {
+            ca: self.ca.clone(),
+            certificate: self.cert.clone(),
+            key: self.key.clone(),
+        };
+        Client::with_tls(&self.coordinator, self.token_file.as_deref(), &tls)
+    }
+
     /// Whether a person has said where the coordinator is.
     pub fn names_coordinator(&self) -> bool {
         self.coordinator != USUAL_COORDINATOR

@@ -35,7 +35,7 @@ pub struct Cli {
 
 const SERVE: &str = "Examples:
   qlora-worker
-  qlora-worker --coordinator 10.0.0.5:7070 --token-file token --name gpu-1
+  qlora-worker --coordinator https://10.0.0.5:7070 --ca ca.pem --token-file token
   qlora-worker doctor";
 
 /// The help of each is the doc comment of its type.

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use qlora_client::console;
 use qlora_client::retry::root_cause;
-use qlora_client::{Client, console};
 use qlora_config::DeviceKind;
 use qlora_proto::ListWorkersRequest;
 use qlora_trainer::device::{HAS_CUDA, HAS_METAL};
@@ -26,7 +26,7 @@ use crate::platform::{self, Accelerator};
 pub struct Doctor {}
 
 const EXAMPLE: &str = "Example:
-  qlora-worker doctor --coordinator 10.0.0.5:7070";
+  qlora-worker doctor --coordinator https://10.0.0.5:7070 --ca ca.pem";
 
 /// How long the coordinator may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -280,8 +280,7 @@ fn ask(args: &AgentArgs) -> Result<Asked, (String, String)> {
         .build();
     let runtime = runtime.map_err(|e| (e.to_string(), String::new()))?;
     runtime.block_on(async {
-        let client = Client::new(&args.coordinator, args.token_file.as_deref());
-        let mut client = client.map_err(|e| (e.to_string(), e.help()))?;
+        let mut client = args.client().map_err(|e| (e.to_string(), e.help()))?;
         let call = client.workers.list_workers(ListWorkersRequest {});
         let answer = match tokio::time::timeout(PATIENCE, call).await {
             Ok(answer) => answer.map(drop),
@@ -292,7 +291,13 @@ fn ask(args: &AgentArgs) -> Result<Asked, (String, String)> {
         };
         let said = answer.as_ref().err().map_or("", Status::message);
         let token_help = client.token_help(said);
-        Ok(Asked { answer, token_help })
+        match client.link_fault() {
+            Some(fault) if answer.is_err() => Err((
+                format!("{}: {fault}", args.coordinator),
+                fault.help().to_owned(),
+            )),
+            _ => Ok(Asked { answer, token_help }),
+        }
     })
 }
 

@@ -23,7 +23,7 @@ const SAME_VERSION: &str = "use the same version of qlora-worker and qlora-coord
 fn way_out(code: Code) -> &'static str {
     match code {
         Code::PermissionDenied => {
-            "give a token of the role worker, or call the coordinator by an address that it allows"
+            "give a token of the role worker, call the coordinator by an address that it allows, or give --cert and --key where it asks for a certificate"
         }
         Code::AlreadyExists => "give --name NAME",
         _ => SAME_VERSION,
@@ -156,11 +156,17 @@ impl Session {
                     help: way_out(status.code()),
                 }),
             },
-            Verdict::Again if impatient => Err(WorkerError::Unreachable {
-                address: self.client.address.clone(),
-                fault: message,
-            }),
+            Verdict::Again if impatient => Err(self.no_connection(message)),
             Verdict::Again => Ok(()),
+        }
+    }
+
+    /// Why the coordinator is not reached, which TLS knows better than the failed call.
+    fn no_connection(&self, fault: String) -> WorkerError {
+        let address = self.client.address.clone();
+        match self.client.link_fault() {
+            Some(fault) => WorkerError::Link { address, fault },
+            None => WorkerError::Unreachable { address, fault },
         }
     }
 
