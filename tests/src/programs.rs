@@ -150,21 +150,35 @@ impl World {
 
     /// As [`Self::new`]; every program gets the variables `env`.
     pub fn with_env(args: &[&str], env: &[(&str, &str)]) -> Self {
-        Self::start("127.0.0.1:0", args, env)
+        Self::start("127.0.0.1:0", args, env, |_| Vec::new())
     }
 
-    /// As [`Self::new`], with a coordinator that other machines reach; programs of this one call it
-    /// at its loopback address.
+    /// As [`Self::new`], with a coordinator that other machines reach, in plain text; programs of
+    /// this one call it at its loopback address.
     pub fn on_all_addresses(args: &[&str]) -> Self {
-        Self::start("0.0.0.0:0", args, &[])
+        let args = [args, &["--insecure-no-tls"]].concat();
+        Self::start("0.0.0.0:0", &args, &[], |_| Vec::new())
     }
 
-    fn start(listen: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+    /// As [`Self::new`]; `prepare` is given the state folder before the coordinator starts, and
+    /// gives further arguments.
+    pub fn prepared(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        Self::start("127.0.0.1:0", &[], &[], prepare)
+    }
+
+    fn start(
+        listen: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+        prepare: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         tiny_model(folder.path());
         fs::write(folder.path().join("train.jsonl"), conversations(40)).expect("rows");
         fs::write(folder.path().join("eval.jsonl"), conversations(4)).expect("rows");
-        let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        let further = prepare(&folder.path().join("state"));
+        let given = args.iter().map(|a| (*a).to_owned());
+        let args: Vec<String> = given.chain(further).collect();
         let env: Vec<(String, String)> = env
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))

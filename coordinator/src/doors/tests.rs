@@ -460,7 +460,7 @@ async fn a_stream_breaks_off_at_its_next_message_once_its_token_is_over() {
 #[test]
 fn the_key_leaves_the_address_and_leads_to_no_other_host() {
     for (path, wanted) in [("/", "/"), ("/j/7", "/j/7"), ("//evil.example", "/")] {
-        let response = enter(&token(), &token().page_key(), path);
+        let response = enter(page_cookie(&token(), &token().page_key(), false), path);
         assert_eq!(response.status(), StatusCode::SEE_OTHER);
         assert_eq!(response.headers()["location"], wanted);
         assert_eq!(response.headers()["referrer-policy"], "no-referrer");

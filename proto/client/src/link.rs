@@ -67,10 +67,6 @@ impl Link {
         })
     }
 
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-
     /// Why the connection that was tried last failed, where TLS is the reason.
     pub fn fault(&self) -> Option<LinkFault> {
         self.last.get()

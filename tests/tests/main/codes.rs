@@ -17,6 +17,7 @@ use sqlx::Connection;
 use crate::interrupted::ended_export;
 use crate::runs::group::execute_together;
 use crate::runs::place::{Place, execute};
+use crate::tls::tls_to_a_plain_server;
 
 /// A code, and what brings a program to print it: what it printed.
 type Case = (&'static str, fn() -> String);
@@ -89,6 +90,15 @@ const CASES: &[Case] = &[
     ("Q0408", no_home),
     ("Q0409", shared_state),
     ("Q0410", unreadable_job),
+    ("Q0411", || {
+        let missing = "/nowhere/at/all";
+        coordinator(|_| (), &["--tls-cert", missing, "--tls-key", missing], &[])
+    }),
+    ("Q0412", tls_to_a_plain_server),
+    ("Q0413", || {
+        let args = ["--listen", "0.0.0.0:0", "--state-dir", "/nowhere/at/all"];
+        program("qlora-coordinator", &args)
+    }),
     ("Q0501", failed_job),
     ("Q0503", cancelled_job),
     ("Q0504", job_without_worker),

@@ -42,6 +42,7 @@ mod runs;
 mod sabotage;
 mod sizes;
 mod snapshots;
+mod tls;
 mod together;
 mod tokens;
 mod words;
