@@ -149,6 +149,10 @@ impl Place {
         let text = self.filled(text);
         let number = self.started;
         match text.split_whitespace().next().unwrap_or_default() {
+            // What is prepared is for the coordinator of the next line.
+            "qlora-coordinator" if is_subcommand(&text) => {
+                self.run(place, &format!("{text} --state-dir coordinator-{number}"));
+            }
             "qlora-coordinator" => {
                 let text = text.trim_end_matches('&');
                 let listen = if text.contains("--listen") {
@@ -180,7 +184,7 @@ fn unlike(rows: &[String], ending: &str) -> String {
     rows.iter().enumerate().map(own).collect()
 }
 
-/// Whether `qlora-worker` is asked for more than to serve.
+/// Whether a program that serves is asked for something else.
 fn is_subcommand(text: &str) -> bool {
     text.split_whitespace()
         .nth(1)
