@@ -51,13 +51,13 @@ impl Link {
     /// TLS cannot be set up.
     pub fn new(address: Address, trust: Trust) -> Result<Self, rustls::Error> {
         let is_local = qlora_access::is_local(&address.host);
+        let recorded = || Way::Recorded(Search::new(&address.host, address.port));
         let way = match address.scheme {
             Scheme::Http => Way::Plain,
-            _ if trust.names_roots() => Way::Tls(trust.configured()?),
-            Scheme::Https if !is_local => Way::Tls(trust.configured()?),
-            Scheme::Https | Scheme::Unsaid => {
-                Way::Recorded(Search::new(&address.host, address.port))
-            }
+            // Named roots may be for other coordinators: here the record knows better.
+            Scheme::Unsaid if is_local => recorded(),
+            Scheme::Https if is_local && !trust.names_roots() => recorded(),
+            Scheme::Https | Scheme::Unsaid => Way::Tls(trust.configured()?),
         };
         Ok(Self {
             address,
@@ -79,9 +79,15 @@ impl Link {
             Way::Tls(_) => true,
             Way::Recorded(search) => match search.wire() {
                 Some(Wire::Tls { .. }) => true,
-                Some(Wire::Plain) | None => self.address.scheme == Scheme::Https,
+                Some(Wire::Plain) => self.address.scheme == Scheme::Https,
+                None => self.asks_for_tls(),
             },
         }
+    }
+
+    /// Whether TLS is asked for where no record says how the coordinator speaks.
+    fn asks_for_tls(&self) -> bool {
+        self.address.scheme == Scheme::Https || self.trust.names_roots()
     }
 
     /// Connects.
@@ -120,10 +126,9 @@ impl Link {
         match search.wire() {
             Some(Wire::Tls { ca }) if !ca.is_empty() => self.trust.trusting(&ca).map(Some),
             Some(Wire::Tls { .. }) => self.trust.configured().map(Some),
-            Some(Wire::Plain) | None if self.address.scheme == Scheme::Https => {
-                self.trust.configured().map(Some)
-            }
-            Some(Wire::Plain) | None => Ok(None),
+            Some(Wire::Plain) if self.address.scheme == Scheme::Unsaid => Ok(None),
+            None if !self.asks_for_tls() => Ok(None),
+            Some(Wire::Plain) | None => self.trust.configured().map(Some),
         }
     }
 
@@ -212,5 +217,43 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::trust::TlsFiles;
+
+    /// What is heard of a server that begins with `said`, and what is known then.
+    async fn told(said: &'static [u8]) -> (std::io::Result<usize>, Option<LinkFault>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
+        let at = listener.local_addr().expect("an address");
+        let address = Address::parse(&format!("http://{at}")).expect("an address");
+        let trust = Trust::read(&TlsFiles::default()).expect("nothing to read");
+        let link = Arc::new(Link::new(address, trust).expect("a link"));
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            stream.write_all(said).await.expect("a client that reads");
+            stream
+        };
+        let (dialed, _server) = tokio::join!(link.clone().dial(), serve);
+        let mut stream = dialed.expect("a connection").into_inner();
+        let mut first = [0; 16];
+        (stream.read(&mut first).await, link.fault())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_tls_alone_is_known_by_its_alert() {
+        let (heard, fault) = told(&[21, 3, 3, 0, 2, 2, 10]).await;
+        assert_eq!(fault, Some(LinkFault::TlsOnly));
+        let text = heard.expect_err("the end").to_string();
+        assert_eq!(text, LinkFault::TlsOnly.to_string());
+        // What HTTP/2 begins with.
+        let (heard, fault) = told(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+        assert_eq!((heard.expect("bytes"), fault), (9, None));
     }
 }
