@@ -94,6 +94,10 @@ codes! {
         "Two workers, or two coordinators, cannot share one state folder.";
     CoordinatorTrouble = "Q0410",
         "The coordinator answers and has trouble of its own, such as a full disk. What it acknowledged is safe.";
+    DatabaseUrl = "Q0421",
+        "The coordinator's --database or QLORA_DATABASE_URL names no PostgreSQL database.";
+    Deposed = "Q0422",
+        "The coordinator lost the lock of its PostgreSQL database, and ended. What it acknowledged is safe; another coordinator takes its place, or this one does once it is started again.";
     // Jobs and training
     JobFailed = "Q0501",
         "The job failed. Its log says at which step and why.";

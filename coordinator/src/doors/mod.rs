@@ -28,6 +28,7 @@ use qlora_access::Token;
 
 use self::ending::{Ending, Way};
 use self::failures::Failures;
+pub use self::form::is_grpc_type;
 pub use self::hosts::{Hosts, parse as parse_host};
 use self::pass::{Pass, page_cookie};
 use self::refusal::Refusal;

@@ -1,0 +1,71 @@
+//! The address that this coordinator has bound, and how programs learn of it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use qlora_access::{Record, Token};
+use tokio::net::TcpListener;
+
+use crate::error::StartError;
+
+/// A bound address, from binding it to the end of the program.
+pub struct Place {
+    pub address: SocketAddr,
+    listener: std::net::TcpListener,
+    address_file: Option<PathBuf>,
+    /// Programs of this user on this machine find the token by it.
+    _record: Option<Record>,
+}
+
+impl Place {
+    /// Binds `listen`, and leaves the token of `token_file` before the address is known to anybody:
+    /// whoever reads it finds the token.
+    pub async fn take(
+        listen: SocketAddr,
+        address_file: Option<PathBuf>,
+        token: &Token,
+        token_file: &Path,
+    ) -> Result<Self, StartError> {
+        let bound = TcpListener::bind(listen)
+            .await
+            .map_err(|source| StartError::Bind {
+                address: listen,
+                source,
+            })?;
+        let address = bound.local_addr().map_err(StartError::Serve)?;
+        Ok(Self {
+            address,
+            listener: bound.into_std().map_err(StartError::Serve)?,
+            address_file,
+            _record: leave_record(address, token, token_file),
+        })
+    }
+
+    /// Takes connections, and tells the address to whoever waits for its file. Those that nobody has
+    /// taken yet wait for the next listener.
+    pub fn listener(&self) -> Result<TcpListener, StartError> {
+        let another = self.listener.try_clone().and_then(TcpListener::from_std);
+        let listener = another.map_err(StartError::Serve)?;
+        if let Some(path) = &self.address_file {
+            let fault = |source| StartError::AddressFile {
+                path: path.clone(),
+                source,
+            };
+            std::fs::write(path, self.address.to_string()).map_err(fault)?;
+        }
+        Ok(listener)
+    }
+}
+
+/// Leaves the token for programs of this user on this machine. Without it everything works for who
+/// is given the token.
+fn leave_record(address: SocketAddr, token: &Token, file: &Path) -> Option<Record> {
+    Record::leave(address, token)
+        .inspect_err(|e| {
+            tracing::warn!(
+                "programs on this machine will not find the token by themselves ({e}); give them --token-file {}",
+                file.display()
+            );
+        })
+        .ok()
+}
