@@ -12,9 +12,10 @@ use qlora_proto::job_service_client::JobServiceClient;
 use qlora_proto::token_service_client::TokenServiceClient;
 use qlora_proto::worker_service_client::WorkerServiceClient;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::credentials::Credentials;
+use crate::route::{Place, Route};
 
 /// Configurations and long error texts may be large; artifacts travel in small pieces.
 const LARGEST_MESSAGE: usize = 64 << 20;
@@ -46,69 +47,55 @@ impl ConnectError {
     }
 }
 
-/// A channel that brings its credentials.
-pub type Service = InterceptedService<Channel, Credentials>;
-
 /// Clients over one connection, which is made when it is needed and again when it broke.
 #[derive(Clone)]
 pub struct Client {
-    pub jobs: JobServiceClient<Service>,
-    pub configs: ConfigServiceClient<Service>,
-    pub workers: WorkerServiceClient<Service>,
-    pub artifacts: ArtifactServiceClient<Service>,
-    pub events: EventServiceClient<Service>,
-    pub tokens: TokenServiceClient<Service>,
+    pub jobs: JobServiceClient<Route>,
+    pub configs: ConfigServiceClient<Route>,
+    pub workers: WorkerServiceClient<Route>,
+    pub artifacts: ArtifactServiceClient<Route>,
+    pub events: EventServiceClient<Route>,
+    pub tokens: TokenServiceClient<Route>,
+    /// As it was given.
     pub address: String,
-    credentials: Credentials,
+    route: Route,
 }
 
 impl Client {
-    /// `address` is HOST:PORT or a URL; the token is the first line of `token_file`, else
-    /// `QLORA_TOKEN`, else the one that a coordinator of this user on this machine has left for
-    /// `address`.
+    /// `address` is HOST:PORT or a URL, or several of them with commas; the token is the first line
+    /// of `token_file`, else `QLORA_TOKEN`, else the one that a coordinator of this user on this
+    /// machine has left for the address that is called.
     pub fn new(address: &str, token_file: Option<&Path>) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::from_shared(url(address)).map_err(|e| ConnectError::Address {
-            address: address.into(),
-            fault: e.to_string(),
-        })?;
-        let Some(host) = endpoint.uri().host().filter(|host| !host.is_empty()) else {
-            return Err(ConnectError::Address {
-                address: address.into(),
-                fault: "the host is missing".into(),
-            });
-        };
-        if endpoint.uri().scheme_str() != Some("http") {
-            // Anything else would go over the wire as plain text, the token too.
-            let fault =
-                "only http is spoken; put a tunnel or a proxy for TLS on both sides of the network";
-            return Err(ConnectError::Address {
-                address: address.into(),
-                fault: fault.into(),
-            });
-        }
-        let port = port(address, endpoint.uri()).map_err(|fault| ConnectError::Address {
-            address: address.into(),
-            fault: fault.into(),
-        })?;
-        let credentials = Credentials::new(token_file, host, port)?;
-        let channel = endpoint
-            .connect_timeout(Duration::from_secs(5))
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true)
-            .connect_lazy();
-        let service = InterceptedService::new(channel, credentials.clone());
+        let places: Result<Vec<Place>, ConnectError> = address
+            .split(',')
+            .map(|one| place(one.trim(), token_file))
+            .collect();
+        let route = Route::new(places?);
+        let service = || route.clone();
         Ok(Self {
-            jobs: JobServiceClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
-            configs: ConfigServiceClient::new(service.clone()),
-            workers: WorkerServiceClient::new(service.clone())
-                .max_decoding_message_size(LARGEST_MESSAGE),
-            artifacts: ArtifactServiceClient::new(service.clone()),
-            events: EventServiceClient::new(service.clone()),
-            tokens: TokenServiceClient::new(service).max_decoding_message_size(LARGEST_MESSAGE),
+            jobs: JobServiceClient::new(service()).max_decoding_message_size(LARGEST_MESSAGE),
+            configs: ConfigServiceClient::new(service()),
+            workers: WorkerServiceClient::new(service()).max_decoding_message_size(LARGEST_MESSAGE),
+            artifacts: ArtifactServiceClient::new(service()),
+            events: EventServiceClient::new(service()),
+            tokens: TokenServiceClient::new(service()).max_decoding_message_size(LARGEST_MESSAGE),
             address: address.to_owned(),
-            credentials,
+            route,
         })
+    }
+
+    /// The one of the addresses that calls go to now.
+    pub fn current_address(&self) -> &str {
+        &self.route.current().address
+    }
+
+    #[cfg(test)]
+    pub(crate) fn route(&self) -> Route {
+        self.route.clone()
+    }
+
+    fn credentials(&self) -> &Credentials {
+        &self.route.current().credentials
     }
 
     /// The way out where the coordinator refuses the token with the words `said`: it depends on
@@ -117,30 +104,68 @@ impl Client {
         if said.contains("has expired") || said.contains("was revoked") {
             return "an admin makes another one with qlora-ctl token create";
         }
-        self.credentials.help()
+        self.credentials().help()
     }
 
     /// Whether a call would bring a token by now.
     pub fn has_token(&self) -> bool {
-        self.credentials.token().is_some()
+        self.credentials().token().is_some()
     }
 
     /// Whether a coordinator that starts later may leave the token that is missing now.
     pub fn may_find_token(&self) -> bool {
-        !self.credentials.is_given()
+        !self.credentials().is_given()
     }
 
     /// The address of the page, with the key that opens it. Without a token the page asks for it.
     pub fn page(&self) -> String {
-        let url = url(self.address.trim_end_matches('/'));
-        match self.credentials.token() {
+        let url = url(self.current_address().trim_end_matches('/'));
+        match self.credentials().token() {
             Some(token) => format!("{url}/?token={}", token.page_key()),
             None => format!("{url}/"),
         }
     }
 }
 
-/// HOST:PORT or a URL as a URL.
+/// One of the addresses; nothing is sent.
+fn place(address: &str, token_file: Option<&Path>) -> Result<Place, ConnectError> {
+    let endpoint = Endpoint::from_shared(url(address)).map_err(|e| ConnectError::Address {
+        address: address.into(),
+        fault: e.to_string(),
+    })?;
+    let Some(host) = endpoint.uri().host().filter(|host| !host.is_empty()) else {
+        return Err(ConnectError::Address {
+            address: address.into(),
+            fault: "the host is missing".into(),
+        });
+    };
+    if endpoint.uri().scheme_str() != Some("http") {
+        // Anything else would go over the wire as plain text, the token too.
+        let fault =
+            "only http is spoken; put a tunnel or a proxy for TLS on both sides of the network";
+        return Err(ConnectError::Address {
+            address: address.into(),
+            fault: fault.into(),
+        });
+    }
+    let port = port(address, endpoint.uri()).map_err(|fault| ConnectError::Address {
+        address: address.into(),
+        fault: fault.into(),
+    })?;
+    let credentials = Credentials::new(token_file, host, port)?;
+    let channel = endpoint
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .connect_lazy();
+    Ok(Place {
+        address: address.to_owned(),
+        service: InterceptedService::new(channel, credentials.clone()),
+        credentials,
+    })
+}
+
 /// The port of a URL; a plain HOST:PORT must name it, since nothing here listens on that of HTTP.
 fn port(address: &str, uri: &tonic::transport::Uri) -> Result<u16, &'static str> {
     let is_url = address.contains("://");
@@ -163,6 +188,7 @@ fn ends_like_port(authority: &str) -> bool {
         .is_some_and(|rest| rest.contains(':'))
 }
 
+/// HOST:PORT or a URL as a URL.
 fn url(address: &str) -> String {
     if address.contains("://") {
         address.to_owned()
@@ -183,6 +209,7 @@ mod tests {
             "[::1]:7070",
             "http://host:7070",
             "http://proxy",
+            "one:7070, two:7070",
         ] {
             assert!(Client::new(address, None).is_ok(), "{address}");
         }

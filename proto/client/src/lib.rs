@@ -1,5 +1,5 @@
-//! What every caller of the coordinator needs: one connection with token and trace context,
-//! transfers of artifacts that resume where they were interrupted, and a safe way to print text
+//! What every caller of the coordinator needs: a connection with token and trace context to the one
+//! of several that leads, transfers of artifacts that resume where they were interrupted, and a safe way to print text
 //! from the wire. The caller decides what to call, and when.
 
 mod archive;
@@ -9,13 +9,15 @@ mod credentials;
 pub mod fault;
 pub mod files;
 pub mod retry;
+mod route;
 pub mod transfer;
 mod transfer_error;
 mod unpack;
 
 pub use archive::Archive;
-pub use connection::{Client, ConnectError, Service};
+pub use connection::{Client, ConnectError};
 pub use fault::Fault;
 pub use qlora_access::data_folder;
+pub use route::Route;
 pub use transfer_error::TransferError;
 pub use unpack::{MOST_ENTRIES, is_archive, unpack};
