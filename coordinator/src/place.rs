@@ -14,7 +14,7 @@ pub struct Place {
     listener: std::net::TcpListener,
     address_file: Option<PathBuf>,
     /// Programs of this user on this machine find the token by it.
-    _record: Option<Record>,
+    record: Option<Record>,
 }
 
 impl Place {
@@ -37,23 +37,37 @@ impl Place {
             address,
             listener: bound.into_std().map_err(StartError::Serve)?,
             address_file,
-            _record: leave_record(address, token, token_file),
+            record: leave_record(address, token, token_file),
         })
     }
 
-    /// Takes connections, and tells the address to whoever waits for its file. Those that nobody has
-    /// taken yet wait for the next listener.
+    /// Takes connections until another listener of this place does. Those that nobody has taken yet
+    /// wait for that one.
     pub fn listener(&self) -> Result<TcpListener, StartError> {
         let another = self.listener.try_clone().and_then(TcpListener::from_std);
         let listener = another.map_err(StartError::Serve)?;
-        if let Some(path) = &self.address_file {
-            let fault = |source| StartError::AddressFile {
-                path: path.clone(),
-                source,
-            };
-            std::fs::write(path, self.address.to_string()).map_err(fault)?;
-        }
+        self.tell()?;
         Ok(listener)
+    }
+
+    /// Takes connections for good: once the listener is dropped, nobody connects any more. The
+    /// record is to be kept as long.
+    pub fn last_listener(self) -> Result<(TcpListener, Option<Record>), StartError> {
+        self.tell()?;
+        let listener = TcpListener::from_std(self.listener).map_err(StartError::Serve)?;
+        Ok((listener, self.record))
+    }
+
+    /// Tells the address to whoever waits for its file.
+    fn tell(&self) -> Result<(), StartError> {
+        let Some(path) = &self.address_file else {
+            return Ok(());
+        };
+        let written = std::fs::write(path, self.address.to_string());
+        written.map_err(|source| StartError::AddressFile {
+            path: path.clone(),
+            source,
+        })
     }
 }
 

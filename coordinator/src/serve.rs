@@ -118,7 +118,7 @@ async fn alone(setup: &Setup, store: SqliteStore) -> Result<(), StartError> {
     // From here on, since whoever learns the address below may ask to stop at once.
     let stop = shutdown_signal()?;
     let place = take_place(setup).await?;
-    lead(setup, services, &place, stop).await
+    lead(setup, services, place, stop).await
 }
 
 /// Others may lead with the same database: this one waits until none does, and ends as soon as it
@@ -135,7 +135,7 @@ async fn among_others(setup: &Setup, database: Database) -> Result<(), StartErro
     let store = Arc::new(*store);
     let leading = async {
         let services = start(setup, store.clone()).await?;
-        lead(setup, services, &place, stop).await
+        lead(setup, services, place, stop).await
     };
     tokio::select! {
         ended = leading => ended,
@@ -185,7 +185,7 @@ async fn start<S: JobStore>(setup: &Setup, store: Arc<S>) -> Result<Services<S>,
 async fn lead<S: JobStore>(
     setup: &Setup,
     services: Services<S>,
-    place: &Place,
+    place: Place,
     stop: Stop,
 ) -> Result<(), StartError> {
     let address = place.address;
@@ -194,7 +194,7 @@ async fn lead<S: JobStore>(
     let doors = Doors::new(hosts, tokens.clone());
     tokio::spawn(tokens::keep_days(tokens, services.store.clone()));
     let router = router(services.clone(), setup.registry.clone(), doors).await?;
-    let listener = place.listener()?;
+    let (listener, _record) = place.last_listener()?;
     tracing::info!(%address, state = %setup.folder.display(), "serving; `qlora-ctl page` opens the page");
     tokio::spawn(keep_fresh(services.instruments.clone()));
     tokio::spawn(cleaning::run(services, setup.cli.retention()));

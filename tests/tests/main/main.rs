@@ -12,6 +12,7 @@ mod durability;
 mod emulated;
 mod examples;
 mod exits;
+mod failover;
 mod faults;
 mod fencing;
 mod first_hour;
