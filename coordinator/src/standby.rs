@@ -32,8 +32,9 @@ const FAREWELL: Duration = Duration::from_millis(250);
 enum Standing {
     /// Somebody leads, at this address where it has said so.
     Behind(Option<String>),
-    /// The database does not answer, so that nobody is known to lead.
-    Away,
+    /// The database does not answer, so that nobody is known to lead. The fault names it, and is for
+    /// the log only.
+    Away(String),
 }
 
 impl Standing {
@@ -47,7 +48,7 @@ impl Standing {
                 "this coordinator is a standby, and the leader has not said where it is; try again"
                     .into()
             }
-            Self::Away => {
+            Self::Away(_) => {
                 "this coordinator is a standby, and its database does not answer; try again".into()
             }
         }
@@ -65,12 +66,12 @@ pub async fn wait(
     bounds: Bounds,
     stop: impl Future<Output = ()> + Unpin,
 ) -> Result<Option<Box<PostgresStore>>, StartError> {
-    let standing = match candidate.ask(advertised).await? {
-        Campaign::Leads(store) => return Ok(Some(store)),
-        other => standing(&other),
+    let standing = match judged(candidate.ask(advertised).await?) {
+        Ok(store) => return Ok(Some(store)),
+        Err(standing) => standing,
     };
-    let (known, told) = watch::channel(standing.clone());
     say(&standing);
+    let (known, told) = watch::channel(standing);
     let mut won = None;
     let until = async {
         tokio::select! {
@@ -83,14 +84,12 @@ pub async fn wait(
     Ok(won.transpose()?)
 }
 
-fn standing(campaign: &Campaign) -> Standing {
+/// The store of who leads; else how it stands.
+fn judged(campaign: Campaign) -> Result<Box<PostgresStore>, Standing> {
     match campaign {
-        Campaign::Stands { leader } => Standing::Behind(leader.clone()),
-        Campaign::Leads(_) => Standing::Behind(None),
-        Campaign::Away(fault) => {
-            tracing::warn!("{fault}");
-            Standing::Away
-        }
+        Campaign::Leads(store) => Ok(store),
+        Campaign::Stands { leader } => Err(Standing::Behind(leader)),
+        Campaign::Away(fault) => Err(Standing::Away(fault.to_string())),
     }
 }
 
@@ -104,13 +103,12 @@ async fn campaign(
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         beat.tick().await;
-        let now = match candidate.ask(advertised).await? {
-            Campaign::Leads(store) => {
+        let now = match judged(candidate.ask(advertised).await?) {
+            Ok(store) => {
                 tracing::info!("this coordinator leads from now on");
                 return Ok(store);
             }
-            Campaign::Stands { leader } => Standing::Behind(leader),
-            Campaign::Away(_) => Standing::Away,
+            Err(standing) => standing,
         };
         let is_news = known.send_if_modified(|old| {
             let is_news = *old != now;
@@ -126,7 +124,7 @@ async fn campaign(
 fn say(standing: &Standing) {
     match standing {
         Standing::Behind(_) => tracing::info!("{}", standing.text()),
-        Standing::Away => tracing::warn!("{}", standing.text()),
+        Standing::Away(fault) => tracing::warn!("waiting for the database: {fault}"),
     }
 }
 
