@@ -169,7 +169,7 @@ impl Service<Request<Body>> for Route {
 
 #[cfg(test)]
 mod tests {
-    use tokio::task::JoinHandle;
+    use tokio::runtime::Runtime;
     use tonic::transport::Server;
     use tonic::transport::server::TcpIncoming;
     use tonic_health::ServingStatus::{NotServing, Serving};
@@ -178,24 +178,40 @@ mod tests {
     use super::*;
     use crate::Client;
 
-    /// A server that has nothing but its health and the name of a service of its own.
+    /// A server that has nothing but its health and the name of a service of its own. Its
+    /// connections end with its runtime.
     struct Coordinator {
         address: String,
         health: HealthReporter,
-        serving: JoinHandle<Result<(), Error>>,
+        runtime: Option<Runtime>,
     }
 
-    async fn coordinator(own: &str, status: tonic_health::ServingStatus) -> Coordinator {
-        let (health, service) = health_reporter();
-        health.set_service_status("", status).await;
-        health.set_service_status(own, Serving).await;
-        let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a port");
-        let address = incoming.local_addr().expect("an address").to_string();
-        let server = Server::builder().add_service(service);
-        Coordinator {
-            address,
-            health,
-            serving: tokio::spawn(server.serve_with_incoming(incoming)),
+    impl Coordinator {
+        async fn start(own: &str, status: tonic_health::ServingStatus) -> Self {
+            let (health, service) = health_reporter();
+            health.set_service_status("", status).await;
+            health.set_service_status(own, Serving).await;
+            let runtime = Runtime::new().expect("a runtime");
+            let incoming = {
+                let _within = runtime.enter();
+                TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a port")
+            };
+            let address = incoming.local_addr().expect("an address").to_string();
+            let server = Server::builder().add_service(service);
+            runtime.spawn(server.serve_with_incoming(incoming));
+            Self {
+                address,
+                health,
+                runtime: Some(runtime),
+            }
+        }
+    }
+
+    impl Drop for Coordinator {
+        fn drop(&mut self) {
+            if let Some(runtime) = self.runtime.take() {
+                runtime.shutdown_background();
+            }
         }
     }
 
@@ -208,8 +224,8 @@ mod tests {
 
     #[tokio::test]
     async fn calls_go_to_the_one_that_serves_and_after_its_end_to_the_next() {
-        let standby = coordinator("one", NotServing).await;
-        let leader = coordinator("two", Serving).await;
+        let standby = Coordinator::start("one", NotServing).await;
+        let leader = Coordinator::start("two", Serving).await;
         let addresses = format!("{},{}", standby.address, leader.address);
         let client = Client::new(&addresses, None).expect("a client");
         assert!(gets_to(&client, "two").await, "the leader was not found");
@@ -217,20 +233,19 @@ mod tests {
         // An answer that is no refusal of the leader changes nothing.
         assert!(!gets_to(&client, "one").await);
         assert_eq!(client.current_address(), leader.address);
-        leader.serving.abort();
-        assert!(leader.serving.await.is_err());
+        drop(leader);
         standby.health.set_service_status("", Serving).await;
-        assert!(
-            !gets_to(&client, "one").await,
-            "the call that meets the end fails"
-        );
-        assert!(gets_to(&client, "one").await, "the next one does not");
+        // Calls fail while the connection ends, and none is repeated for its caller.
+        let found = async { while !gets_to(&client, "one").await {} };
+        let limit = Duration::from_secs(60);
+        let found = tokio::time::timeout(limit, found).await;
+        found.expect("a call that gets to the next leader");
         assert_eq!(client.current_address(), standby.address);
     }
 
     #[tokio::test]
     async fn one_address_is_called_without_a_question() {
-        let standby = coordinator("one", NotServing).await;
+        let standby = Coordinator::start("one", NotServing).await;
         let client = Client::new(&standby.address, None).expect("a client");
         assert!(gets_to(&client, "one").await);
     }
