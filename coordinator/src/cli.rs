@@ -1,10 +1,14 @@
 //! The coordinator's command line.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use qlora_store::{Database, StoreError};
 
 use crate::doors;
 use crate::prune::Retention;
@@ -14,7 +18,8 @@ use crate::tls::Given;
 ///
 /// Without a command it serves until a signal stops it. Exit codes: 0 stopped by a signal or done,
 /// 1 network or telemetry failed, 2 usage, token file or certificates, 3 state cannot be used,
-/// 4 address cannot be listened on, 5 another coordinator holds the state.
+/// 4 address cannot be listened on, 5 another coordinator holds the state, 6 the lock of the
+/// PostgreSQL database was lost.
 #[derive(Debug, Parser)]
 #[command(
     name = "qlora-coordinator",
@@ -31,6 +36,17 @@ pub struct Cli {
     /// Folder for the database and artifacts [default: ~/.local/share/qlora/coordinator]
     #[arg(long, global = true, env = "QLORA_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
+
+    /// PostgreSQL database for jobs, in place of the one in the state folder, such as
+    /// postgres://USER:PASSWORD@HOST:5432/NAME; of several coordinators with the same one, and with
+    /// the same state folder, one leads and the others wait to take its place.
+    #[arg(
+        long,
+        env = "QLORA_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub database: Option<DatabaseUrl>,
 
     /// File whose first line is the first token, which may do everything [default: `token` in the
     /// state folder, made at the first start]
@@ -130,6 +146,25 @@ fn worker_name(text: &str) -> Result<String, String> {
     )
 }
 
+/// The URL of a database as it was given. It may hold a password, so that it is shown nowhere: the
+/// parser of the command line would repeat one that it refuses.
+#[derive(Clone)]
+pub struct DatabaseUrl(String);
+
+impl FromStr for DatabaseUrl {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl")
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(s) if (1.0..=3600.0).contains(&s) => Ok(Duration::from_secs_f64(s)),
@@ -175,6 +210,34 @@ impl Cli {
         Given {
             server: self.tls_cert.clone().zip(self.tls_key.clone()),
             client_ca: self.tls_client_ca.clone(),
+        }
+    }
+
+    /// The PostgreSQL database, where one is given.
+    ///
+    /// # Errors
+    /// What is given names none.
+    pub fn database(&self) -> Result<Option<Database>, StoreError> {
+        let url = self.database.as_ref();
+        url.map(|DatabaseUrl(url)| url.parse()).transpose()
+    }
+
+    /// The name by which others are told to call: the first that was allowed, else that of this
+    /// machine where it listens on all addresses.
+    pub fn advertised(&self, bound: SocketAddr) -> String {
+        let port = bound.port();
+        let own = || qlora_access::names().into_iter().next();
+        let host = match self.allow_host.first() {
+            Some(allowed) => Some(allowed.clone()),
+            None if bound.ip().is_unspecified() => own(),
+            None => None,
+        };
+        match host {
+            None => bound.to_string(),
+            Some(host) => match host.parse() {
+                Ok(ip) => SocketAddr::new(ip, port).to_string(),
+                Err(_) => format!("{host}:{port}"),
+            },
         }
     }
 
@@ -225,6 +288,36 @@ mod tests {
             assert!(parse(&["certify", "--", name]).is_err(), "{name}");
         }
         assert!(parse(&["certify", "gpu-1"]).is_ok());
+    }
+
+    #[test]
+    fn a_database_is_parsed_late_and_shown_nowhere() {
+        let parse = |args: &[&str]| {
+            Cli::try_parse_from([&["qlora-coordinator"], args].concat()).expect("a command line")
+        };
+        assert!(parse(&[]).database().expect("no database").is_none());
+        let cli = parse(&["--database", "postgres://me:secret@host/jobs"]);
+        let shown = format!("{cli:?}");
+        assert!(!shown.contains("secret"), "{shown}");
+        let database = cli.database().expect("a database").expect("one");
+        assert_eq!(database.to_string(), "postgres://me@host:5432/jobs");
+        let fault = parse(&["--database", "secret"])
+            .database()
+            .expect_err("no database");
+        assert!(!fault.to_string().contains("secret"), "{fault}");
+    }
+
+    #[test]
+    fn others_are_told_a_name_that_leads_here() {
+        let advertised = |args: &[&str], bound: &str| {
+            let cli = Cli::try_parse_from([&["qlora-coordinator"], args].concat());
+            let bound = bound.parse().expect("an address");
+            cli.expect("a command line").advertised(bound)
+        };
+        assert_eq!(advertised(&[], "10.0.0.5:7070"), "10.0.0.5:7070");
+        let allowed = ["--allow-host", "head.example"];
+        assert_eq!(advertised(&allowed, "10.0.0.5:7070"), "head.example:7070");
+        assert!(!advertised(&[], "0.0.0.0:7070").starts_with("0.0.0.0"));
     }
 
     #[test]

@@ -351,7 +351,9 @@ impl<S: JobStore> Driver<S> {
         }
         let refused = || match &fault {
             StoreError::Unsure { .. } => CallError::Unsure(fault.to_string()),
-            StoreError::Damaged { .. } => CallError::Damaged(fault.to_string()),
+            StoreError::Damaged { .. } | StoreError::ServerDamaged { .. } => {
+                CallError::Damaged(fault.to_string())
+            }
             _ => CallError::NotDurable(fault.to_string()),
         };
         for Answer { reply, again, .. } in batch.answers {

@@ -70,6 +70,13 @@ impl StartError {
                 "make one with qlora-coordinator init; where nobody else is on the network, --insecure-no-tls serves without".into()
             }
             Self::NoStateFolder => "give --state-dir DIR".into(),
+            // Their messages say it.
+            Self::Store(
+                StoreError::NoDatabase { .. }
+                | StoreError::Deposed { .. }
+                | StoreError::ServerFull { .. }
+                | StoreError::ServerDamaged { .. },
+            ) => return None,
             Self::Store(fault) => store_help(fault).into(),
             Self::Artifacts(_) => {
                 "make room and let this user write there, or give --state-dir another folder".into()
@@ -90,8 +97,13 @@ impl StartError {
     /// As docs/reference/cli.md lists them.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Token(_) | Self::Tls(_) | Self::Unencrypted { .. } | Self::NoStateFolder => 2,
+            Self::Token(_)
+            | Self::Tls(_)
+            | Self::Unencrypted { .. }
+            | Self::NoStateFolder
+            | Self::Store(StoreError::NoDatabase { .. }) => 2,
             Self::Store(StoreError::InUse { .. }) => 5,
+            Self::Store(StoreError::Deposed { .. }) => 6,
             Self::Store(_) | Self::Artifacts(_) => 3,
             Self::Bind { .. } => 4,
             Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => 1,
@@ -123,6 +135,11 @@ fn store_help(fault: &StoreError) -> &'static str {
         }
         StoreError::DiskFull { .. } => {
             "free space there, or give --state-dir a folder on a larger disk"
+        }
+        StoreError::Read { path, .. } | StoreError::NotWritten { path, .. }
+            if path.starts_with("postgres:") =>
+        {
+            "see that the server runs, lets this user in, and that the database is the user's own"
         }
         _ => "restore the folder from a copy, or give --state-dir another one",
     }
@@ -191,9 +208,15 @@ impl From<CallError> for Status {
 fn store_code(fault: &StoreError) -> GrpcCode {
     match fault {
         StoreError::NoConfig { .. } => GrpcCode::NotFound,
-        StoreError::Unreadable { .. } | StoreError::Damaged { .. } => GrpcCode::DataLoss,
-        StoreError::Newer { .. } | StoreError::Unwritable { .. } => GrpcCode::Internal,
+        StoreError::Unreadable { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::ServerDamaged { .. } => GrpcCode::DataLoss,
+        StoreError::Newer { .. }
+        | StoreError::Unwritable { .. }
+        | StoreError::NoDatabase { .. } => GrpcCode::Internal,
         StoreError::Folder { .. }
+        | StoreError::ServerFull { .. }
+        | StoreError::Deposed { .. }
         | StoreError::InUse { .. }
         | StoreError::Read { .. }
         | StoreError::DiskFull { .. }

@@ -1,6 +1,7 @@
 //! `qlora-coordinator`: holds configs and job state, hands work to workers, and shows what goes on.
 //!
-//! One address serves gRPC, the web page, `/metrics` and `/healthz`. State lies in one folder.
+//! One address serves gRPC, the web page, `/metrics` and `/healthz`. State lies in one folder, or jobs
+//! in PostgreSQL: then further coordinators wait to take this one's place.
 
 mod caller;
 mod cleaning;
@@ -15,11 +16,13 @@ mod listen;
 mod names;
 mod needs;
 mod page;
+mod place;
 mod prune;
 mod runnable;
 mod serve;
 mod services;
 mod setup;
+mod standby;
 mod tls;
 mod tokens;
 mod usage;

@@ -1,7 +1,9 @@
 //! Starts everything in order, serves, and stops in order.
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +13,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
-use qlora_access::{Record, Token, Wire};
+use qlora_access::{Token, Wire};
 use qlora_engine::Limits;
-use qlora_store::{ArtifactStore, JobStore, SqliteStore};
+use qlora_store::{ArtifactStore, Candidate, Database, JobStore, SqliteStore, StoreError};
 use qlora_telemetry::{Logs, Program};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cleaning;
@@ -26,7 +27,9 @@ use crate::error::{CallError, StartError};
 use crate::instruments::Instruments;
 use crate::listen::{self, Bounds, Configs};
 use crate::page;
+use crate::place::Place;
 use crate::services::{self, Services};
+use crate::standby;
 use crate::tls::{Folder, Serving, Sources};
 use crate::tokens::{self, Tokens};
 use crate::usage::Disk;
@@ -35,6 +38,25 @@ use crate::usage::Disk;
 const REFRESH: Duration = Duration::from_secs(5);
 /// How long calls may go on after a signal to stop.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// What a start works with, whichever store holds the jobs.
+struct Setup {
+    cli: Cli,
+    folder: PathBuf,
+    token: Token,
+    tls: Secured,
+    bounds: Bounds,
+    registry: prometheus::Registry,
+}
+
+/// Where jobs are kept.
+enum Keeping {
+    Alone(SqliteStore),
+    Shared(Database),
+}
+
+/// Comes with a signal to stop.
+type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Runs the coordinator until a signal stops it.
 pub async fn run(cli: Cli) -> Result<(), StartError> {
@@ -45,7 +67,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         .transpose()?;
     let folder = cli.state_folder().ok_or(StartError::NoStateFolder)?;
     let sources = tls_sources(&cli, &folder)?;
-    let retention = cli.retention();
+    let database = cli.database()?;
     let program = Program {
         name: "qlora-coordinator",
         version: env!("CARGO_PKG_VERSION"),
@@ -56,12 +78,96 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     }
     let tls = Secured::start(sources)?;
     let bounds = Bounds::of(listen::raise_descriptors());
-    let store = Arc::new(SqliteStore::open(&folder).await?);
-    let token = given.map_or_else(|| Token::keep(&folder), Ok)?;
-    let tokens = Tokens::new(token.clone(), &store.tokens().await?);
-    let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
+    let registry = telemetry.registry.clone().unwrap_or_default();
+    // The lock of its own store tells whether the folder is another coordinator's: before a token
+    // is made in it.
+    let keeping = match database {
+        None => Keeping::Alone(SqliteStore::open(&folder).await?),
+        Some(database) => {
+            make_folder(&folder)?;
+            Keeping::Shared(database)
+        }
+    };
+    let setup = Setup {
+        token: given.map_or_else(|| Token::keep(&folder), Ok)?,
+        cli,
+        folder,
+        tls,
+        bounds,
+        registry,
+    };
+    match keeping {
+        Keeping::Alone(store) => alone(&setup, store).await,
+        Keeping::Shared(database) => among_others(&setup, database).await,
+    }
+}
+
+/// It holds what people submit, and the token: its owner's alone.
+fn make_folder(folder: &Path) -> Result<(), StoreError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| StoreError::Folder {
+            path: folder.into(),
+            source,
+        })
+}
+
+/// The state folder is this coordinator's, and nobody else's.
+async fn alone(setup: &Setup, store: SqliteStore) -> Result<(), StartError> {
+    let services = start(setup, Arc::new(store)).await?;
+    // From here on, since whoever learns the address below may ask to stop at once.
+    let stop = shutdown_signal()?;
+    let place = take_place(setup).await?;
+    lead(setup, services, place, stop).await
+}
+
+/// Others may lead with the same database: this one waits until none does, and ends as soon as it
+/// is not the leader any more.
+async fn among_others(setup: &Setup, database: Database) -> Result<(), StartError> {
+    let mut stop = shutdown_signal()?;
+    let place = take_place(setup).await?;
+    let advertised = setup.cli.advertised(place.address);
+    let candidate = Candidate::new(database);
+    let listening = (setup.bounds, setup.tls.configs.clone());
+    let won = standby::wait(candidate, &place, &advertised, listening, &mut stop).await?;
+    let Some(store) = won else {
+        return Ok(());
+    };
+    let store = Arc::new(*store);
+    let leading = async {
+        let services = start(setup, store.clone()).await?;
+        lead(setup, services, place, stop).await
+    };
+    tokio::select! {
+        ended = leading => ended,
+        // Connections end with this: a worker that is told nothing trains on, and finds the next
+        // leader.
+        fault = store.lost() => Err(fault.into()),
+    }
+}
+
+async fn take_place(setup: &Setup) -> Result<Place, StartError> {
+    let cli = &setup.cli;
+    let default = || Token::path(&setup.folder);
+    let token_file = cli.token_file.clone().unwrap_or_else(default);
+    Place::take(
+        cli.listen,
+        cli.address_file.clone(),
+        &setup.token,
+        &setup.tls.wire,
+        &token_file,
+    )
+    .await
+}
+
+/// Reads the state, and starts the driver on it.
+async fn start<S: JobStore>(setup: &Setup, store: Arc<S>) -> Result<Services<S>, StartError> {
+    let tokens = Tokens::new(setup.token.clone(), &store.tokens().await?);
+    let artifacts = ArtifactStore::open(&setup.folder.join("artifacts")).await?;
     let limits = Limits {
-        lease: cli.lease.as_millis() as u64,
+        lease: setup.cli.lease.as_millis() as u64,
         ..Limits::default()
     };
     let driver = Driver::start(store.clone(), limits, artifacts.clone())
@@ -69,52 +175,36 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
     let disk = Disk::of(store.clone(), artifacts.clone());
     let instruments = Instruments::start(driver.clone(), disk);
-    let loopback_only = cli.listen.ip().is_loopback();
-    let services = Services {
+    Ok(Services {
         driver,
         store,
         artifacts,
         instruments,
-        tokens: tokens.clone(),
-        loopback_only,
-    };
-    let registry = telemetry.registry.clone().unwrap_or_default();
+        tokens,
+        loopback_only: setup.cli.listen.ip().is_loopback(),
+    })
+}
 
-    // From here on, since whoever learns the address below may ask to stop at once.
-    let stop = shutdown_signal()?;
-    let listener = TcpListener::bind(cli.listen)
-        .await
-        .map_err(|source| StartError::Bind {
-            address: cli.listen,
-            source,
-        })?;
-    let address = listener.local_addr().map_err(StartError::Serve)?;
-    let doors = Doors::new(
-        Hosts::new(address, qlora_access::names(), &cli.allow_host),
-        tokens.clone(),
-        tls.asks_workers,
-    );
+/// Serves until `stop`.
+async fn lead<S: JobStore>(
+    setup: &Setup,
+    services: Services<S>,
+    place: Place,
+    stop: Stop,
+) -> Result<(), StartError> {
+    let address = place.address;
+    let tokens = services.tokens.clone();
+    let hosts = Hosts::new(address, qlora_access::names(), &setup.cli.allow_host);
+    let doors = Doors::new(hosts, tokens.clone(), setup.tls.asks_workers);
     tokio::spawn(tokens::keep_days(tokens, services.store.clone()));
-    let router = router(services.clone(), registry, doors).await?;
-    // Before the address is known to anybody: whoever reads it finds the token.
-    let _record = leave_record(
-        address,
-        &token,
-        &tls.wire,
-        &cli.token_file.unwrap_or_else(|| Token::path(&folder)),
-    );
-    if let Some(path) = &cli.address_file {
-        let fault = |source| StartError::AddressFile {
-            path: path.clone(),
-            source,
-        };
-        std::fs::write(path, address.to_string()).map_err(fault)?;
-    }
-    tracing::info!(%address, state = %folder.display(), "serving; `qlora-ctl page` opens the page");
+    let router = router(services.clone(), setup.registry.clone(), doors).await?;
+    let (listener, _record) = place.last_listener()?;
+    tracing::info!(%address, state = %setup.folder.display(), "serving; `qlora-ctl page` opens the page");
     tokio::spawn(keep_fresh(services.instruments.clone()));
-    tokio::spawn(cleaning::run(services, retention));
+    tokio::spawn(cleaning::run(services, setup.cli.retention()));
     // Workers hold their calls open and simply come back later.
-    listen::serve(listener, router, bounds, tls.configs, stop, GRACE).await;
+    let configs = setup.tls.configs.clone();
+    listen::serve(listener, router, setup.bounds, configs, stop, GRACE).await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -164,30 +254,17 @@ fn tls_sources(cli: &Cli, folder: &Path) -> Result<Option<Sources>, StartError> 
     Ok(sources)
 }
 
-/// Leaves the token for programs of this user on this machine. Without it everything works for who
-/// is given the token.
-fn leave_record(address: SocketAddr, token: &Token, wire: &Wire, file: &Path) -> Option<Record> {
-    Record::leave(address, token, wire)
-        .inspect_err(|e| {
-            tracing::warn!(
-                "programs on this machine will not find the token by themselves ({e}); give them --token-file {}",
-                file.display()
-            );
-        })
-        .ok()
-}
-
 /// Waits for a signal to stop, from this call on: one that comes before it is awaited is kept.
-fn shutdown_signal() -> Result<impl Future<Output = ()>, StartError> {
+fn shutdown_signal() -> Result<Stop, StartError> {
     let listen = |kind| signal(kind).map_err(StartError::Serve);
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    Ok(async move {
+    Ok(Box::pin(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-    })
+    }))
 }
 
 async fn keep_fresh(instruments: Instruments) {

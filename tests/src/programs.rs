@@ -206,6 +206,13 @@ impl World {
             start_coordinator(self.folder.path(), &self.listen, &self.args, &self.env);
     }
 
+    /// Starts another coordinator with the same arguments and the same state folder; gives its
+    /// address.
+    pub fn another_coordinator(&self, name: &str) -> (Program, String) {
+        let any = "127.0.0.1:0";
+        start_named(name, self.folder.path(), any, &self.args, &self.env)
+    }
+
     /// Starts a worker in a state folder of its own.
     pub fn worker(&mut self, name: &str, args: &[&str]) -> Program {
         let address = self.address.clone();
@@ -384,7 +391,18 @@ fn start_coordinator(
     args: &[String],
     env: &[(String, String)],
 ) -> (Program, String) {
-    let address_file = folder.join("address");
+    start_named("coordinator", folder, listen, args, env)
+}
+
+/// Starts a coordinator whose files have `name`; returns once it listens.
+fn start_named(
+    name: &str,
+    folder: &Path,
+    listen: &str,
+    args: &[String],
+    env: &[(String, String)],
+) -> (Program, String) {
+    let address_file = folder.join(format!("{name}.address"));
     let _ = fs::remove_file(&address_file);
     let (file, state) = (
         address_file.to_string_lossy(),
@@ -402,7 +420,8 @@ fn start_coordinator(
         .into_iter()
         .chain(args.iter().map(String::as_str))
         .collect();
-    let program = Program::start("qlora-coordinator", folder, "coordinator.log", &all, env);
+    let log = format!("{name}.log");
+    let program = Program::start("qlora-coordinator", folder, &log, &all, env);
     let address = wait_until("the coordinator's address", || {
         fs::read_to_string(&address_file)
             .ok()

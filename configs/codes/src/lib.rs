@@ -100,6 +100,10 @@ codes! {
         "The two ends of a connection do not agree on TLS: a certificate is of another CA or for another name, or has expired, or one end speaks TLS and the other does not. The message says which.";
     Unencrypted = "Q0413",
         "The coordinator would listen beyond its machine without TLS, where others can read what passes, tokens too. qlora-coordinator init makes what TLS needs.";
+    DatabaseUrl = "Q0421",
+        "The coordinator's --database or QLORA_DATABASE_URL names no PostgreSQL database.";
+    Deposed = "Q0422",
+        "The coordinator lost the lock of its PostgreSQL database, and ended. What it acknowledged is safe; another coordinator takes its place, or this one does once it is started again.";
     // Jobs and training
     JobFailed = "Q0501",
         "The job failed. Its log says at which step and why.";

@@ -9,7 +9,7 @@ use qlora_client::TlsFiles;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Address of the coordinator.
+    /// Address of the coordinator; with commas those of several that share a database.
     #[arg(
         long,
         global = true,

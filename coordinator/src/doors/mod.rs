@@ -29,6 +29,7 @@ use qlora_proto::Role;
 
 use self::ending::{Ending, Way};
 use self::failures::Failures;
+pub use self::form::is_grpc_type;
 pub use self::hosts::{Hosts, parse as parse_host};
 use self::pass::{Pass, page_cookie};
 use self::refusal::Refusal;

@@ -35,6 +35,23 @@ pub enum StoreError {
         "the database is of schema {found}, this program knows {known}; use the newer qlora-coordinator"
     )]
     Newer { found: i64, known: usize },
+    #[error(
+        "--database or QLORA_DATABASE_URL names no PostgreSQL database: {fault}; write postgres://USER:PASSWORD@HOST:5432/NAME"
+    )]
+    NoDatabase { fault: String },
+    /// Nothing of the transaction is there.
+    #[error("the disk of the PostgreSQL server of {place} is full; free space there")]
+    ServerFull { place: String },
+    /// Trying again does not mend it.
+    #[error(
+        "the database {place} is damaged: {fault}; stop every coordinator and restore it from a backup"
+    )]
+    ServerDamaged { place: String, fault: String },
+    /// Nothing of the transaction is there, and nothing is written any more.
+    #[error(
+        "this coordinator leads no longer on {place}: {fault}; start it again, and it waits as a standby"
+    )]
+    Deposed { place: String, fault: String },
     #[error("{what} in the database cannot be read and is set aside: {fault}")]
     Unreadable { what: String, fault: String },
     #[error("{what} cannot be written as JSON: {source}")]
@@ -51,7 +68,9 @@ impl StoreError {
     pub fn code(&self) -> Code {
         match self {
             Self::InUse { .. } => Code::StateInUse,
-            Self::DiskFull { .. } => Code::DiskFull,
+            Self::DiskFull { .. } | Self::ServerFull { .. } => Code::DiskFull,
+            Self::Deposed { .. } => Code::Deposed,
+            Self::NoDatabase { .. } => Code::DatabaseUrl,
             Self::Folder { source, .. } if Code::of_file(source) == Code::DiskFull => {
                 Code::DiskFull
             }
@@ -60,6 +79,7 @@ impl StoreError {
             | Self::Damaged { .. }
             | Self::NotWritten { .. }
             | Self::Unsure { .. }
+            | Self::ServerDamaged { .. }
             | Self::Newer { .. }
             | Self::Unreadable { .. }
             | Self::Unwritable { .. }

@@ -1,8 +1,9 @@
 //! Durable job state, and artifacts by their content.
 //!
 //! [`JobStore`] takes batches of [`Write`]s: a batch is durable as a whole when it returns, or
-//! nothing of it is. [`SqliteStore`] is the default; [`MemoryStore`] is for tests and measurements.
-//! Both pass one conformance suite. [`ArtifactStore`] is a folder. This crate decides nothing about
+//! nothing of it is. [`SqliteStore`] is the default; [`PostgresStore`] serves where a second
+//! coordinator is to take over; [`MemoryStore`] is for tests and measurements. All pass one
+//! conformance suite. [`ArtifactStore`] is a folder. This crate decides nothing about
 //! jobs.
 //!
 //! A record that cannot be read does not hide the others: it is left in place, named, and skipped.
@@ -11,7 +12,9 @@ mod artifacts;
 mod bounds;
 mod error;
 mod memory;
+mod postgres;
 mod records;
+mod rows;
 mod sqlite;
 
 pub use artifacts::{
@@ -21,6 +24,7 @@ pub use artifacts::{
 pub use bounds::Bounds;
 pub use error::StoreError;
 pub use memory::MemoryStore;
+pub use postgres::{Campaign, Candidate, Database, PostgresStore};
 pub use records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
     Unreadable, Write,

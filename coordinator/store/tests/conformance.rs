@@ -1,11 +1,15 @@
 //! One suite for every job store.
 
 mod common;
+#[allow(dead_code)]
+#[path = "../../../tests/src/postgres.rs"]
+mod postgres;
 
 use std::collections::BTreeMap;
 use std::task::Poll;
 
 use common::{entry, holder, job, line, point};
+use postgres::Postgres;
 use qlora_engine::{
     AfterStop, Artifact, ArtifactKind, CallScores, Drain, File, FileRole, Job, JobId, JobState,
     Millis, Needs, Progress, Scores, Stop, Token,
@@ -325,6 +329,22 @@ async fn sqlite_conforms() {
     conforms(SqliteStore::open(folder.path()).await.expect("a store")).await;
 }
 
+/// All of the suite, each part in a database of its own.
+#[tokio::test]
+async fn postgres_conforms() {
+    let server = Postgres::start();
+    let store = async |name: &str| common::lead(&server.database(name), Bounds::default()).await;
+    conforms(store("conforms").await).await;
+    removes(store("removes").await).await;
+    trims(common::lead(&server.database("trims"), BOUNDS).await).await;
+    let sized = store("records").await;
+    assert!(sized.disk_bytes() > 0);
+    forgets_records(sized).await;
+    cuts_off(store("cuts").await).await;
+    keeps_drains(&store("drains").await).await;
+    keeps_tokens(&store("tokens").await).await;
+}
+
 #[tokio::test]
 async fn sqlite_keeps_what_it_acknowledged_and_refuses_a_second_process() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -340,6 +360,41 @@ async fn sqlite_keeps_what_it_acknowledged_and_refuses_a_second_process() {
     drop(store);
     let again = SqliteStore::open(folder.path()).await.expect("a store");
     assert_eq!(again.load().await.expect("jobs").jobs, [job(1)]);
+}
+
+/// As the document on backups has it: while the coordinator runs, and with nothing but SQL.
+#[tokio::test]
+async fn a_backup_of_a_database_in_use_is_restored_with_everything() {
+    use sqlx::Connection;
+    let (from, to) = (
+        tempfile::tempdir().expect("a folder"),
+        tempfile::tempdir().expect("a folder"),
+    );
+    let store = SqliteStore::open(from.path()).await.expect("a store");
+    let writes = vec![
+        Write::SaveJob(Box::new(job(1))),
+        Write::Logs {
+            job: JobId(1),
+            lines: vec![line("a")],
+        },
+    ];
+    store.apply(writes).await.expect("writes");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(from.path().join("qlora.db"));
+    let mut session = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .expect("a session");
+    sqlx::query("VACUUM INTO ?")
+        .bind(to.path().join("qlora.db").to_string_lossy().into_owned())
+        .execute(&mut session)
+        .await
+        .expect("a backup");
+    let backed_up = store.load().await.expect("jobs");
+    let later = vec![Write::SaveJob(Box::new(job(2)))];
+    store.apply(later).await.expect("a write after it");
+    let restored = SqliteStore::open(to.path()).await.expect("a store");
+    assert_eq!(restored.load().await.expect("jobs"), backed_up);
+    let lines = restored.logs(JobId(1), 0, 10).await.expect("logs");
+    assert_eq!(lines.len(), 1);
 }
 
 #[tokio::test]
@@ -365,11 +420,14 @@ async fn a_database_says_which_coordinator_it_is_for_ever_and_no_other_says_the_
     assert_ne!(in_memory().await, in_memory().await);
 }
 
-/// Whoever waits for a write may go away at any point of it: the next one does not suffer.
 #[tokio::test]
 async fn a_write_that_nobody_waits_for_any_more_leaves_no_doubt_about_the_next() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = SqliteStore::open(folder.path()).await.expect("a store");
+    cuts_off(SqliteStore::open(folder.path()).await.expect("a store")).await;
+}
+
+/// Whoever waits for a write may go away at any point of it: the next one does not suffer.
+async fn cuts_off(store: impl JobStore) {
     let (mut cut, mut made) = (0, 0);
     for polls in 0..400 {
         let yaml = format!("revision {polls}");

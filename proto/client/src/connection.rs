@@ -13,12 +13,13 @@ use qlora_proto::job_service_client::JobServiceClient;
 use qlora_proto::token_service_client::TokenServiceClient;
 use qlora_proto::worker_service_client::WorkerServiceClient;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 
 use crate::address::{Address, Scheme};
 use crate::credentials::Credentials;
 use crate::link::Link;
 use crate::link_fault::LinkFault;
+use crate::route::{Place, Route};
 use crate::trust::{TlsFileError, TlsFiles, Trust};
 
 /// Configurations and long error texts may be large; artifacts travel in small pieces.
@@ -73,21 +74,18 @@ impl ConnectError {
     }
 }
 
-/// A channel that brings its credentials.
-pub type Service = InterceptedService<Channel, Credentials>;
-
 /// Clients over one connection, which is made when it is needed and again when it broke.
 #[derive(Clone)]
 pub struct Client {
-    pub jobs: JobServiceClient<Service>,
-    pub configs: ConfigServiceClient<Service>,
-    pub workers: WorkerServiceClient<Service>,
-    pub artifacts: ArtifactServiceClient<Service>,
-    pub events: EventServiceClient<Service>,
-    pub tokens: TokenServiceClient<Service>,
+    pub jobs: JobServiceClient<Route>,
+    pub configs: ConfigServiceClient<Route>,
+    pub workers: WorkerServiceClient<Route>,
+    pub artifacts: ArtifactServiceClient<Route>,
+    pub events: EventServiceClient<Route>,
+    pub tokens: TokenServiceClient<Route>,
+    /// As it was given.
     pub address: String,
-    credentials: Credentials,
-    link: Arc<Link>,
+    route: Route,
 }
 
 impl Client {
@@ -99,52 +97,53 @@ impl Client {
         Self::with_tls(address, token_file, &TlsFiles::default())
     }
 
-    /// `address` is HOST:PORT of this machine, or a URL; the token is the first line of
-    /// `token_file`, else `QLORA_TOKEN`, else the one that a coordinator of this user on this
-    /// machine has left for `address`.
+    /// `address` is HOST:PORT of this machine, or a URL, or several of them with commas; the token
+    /// is the first line of `token_file`, else `QLORA_TOKEN`, else the one that a coordinator of
+    /// this user on this machine has left for the address that is called.
     ///
     /// # Errors
-    /// The address, the token or a file for TLS cannot be used.
+    /// An address, the token or a file for TLS cannot be used.
     pub fn with_tls(
         address: &str,
         token_file: Option<&Path>,
         tls: &TlsFiles,
     ) -> Result<Self, ConnectError> {
-        let parsed = parse(address, tls)?;
-        let endpoint = endpoint(&parsed).map_err(|e| ConnectError::Address {
-            address: address.into(),
-            fault: e.to_string(),
-        })?;
-        let trust = Trust::read(tls)?;
-        let credentials = Credentials::new(token_file, &parsed.host, parsed.port)?;
-        let link = Arc::new(Link::new(parsed, trust).map_err(TlsFileError::Setup)?);
-        let dialed = link.clone();
-        let connector = tower::service_fn(move |_: Uri| dialed.clone().dial());
-        let channel = endpoint
-            .connect_timeout(Duration::from_secs(5))
-            .http2_keep_alive_interval(PING)
-            .keep_alive_timeout(PONG)
-            .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(connector);
-        let service = InterceptedService::new(channel, credentials.clone());
+        let places: Result<Vec<Place>, ConnectError> = address
+            .split(',')
+            .map(|one| place(one.trim(), token_file, tls))
+            .collect();
+        let route = Route::new(places?);
+        let service = || route.clone();
         Ok(Self {
-            jobs: JobServiceClient::new(service.clone()).max_decoding_message_size(LARGEST_MESSAGE),
-            configs: ConfigServiceClient::new(service.clone()),
-            workers: WorkerServiceClient::new(service.clone())
-                .max_decoding_message_size(LARGEST_MESSAGE),
-            artifacts: ArtifactServiceClient::new(service.clone()),
-            events: EventServiceClient::new(service.clone()),
-            tokens: TokenServiceClient::new(service).max_decoding_message_size(LARGEST_MESSAGE),
+            jobs: JobServiceClient::new(service()).max_decoding_message_size(LARGEST_MESSAGE),
+            configs: ConfigServiceClient::new(service()),
+            workers: WorkerServiceClient::new(service()).max_decoding_message_size(LARGEST_MESSAGE),
+            artifacts: ArtifactServiceClient::new(service()),
+            events: EventServiceClient::new(service()),
+            tokens: TokenServiceClient::new(service()).max_decoding_message_size(LARGEST_MESSAGE),
             address: address.to_owned(),
-            credentials,
-            link,
+            route,
         })
     }
 
     /// Why the connection that was tried last failed, where TLS is the reason. A failed call tells
     /// it in no form that a program could read.
     pub fn link_fault(&self) -> Option<LinkFault> {
-        self.link.fault()
+        self.route.current().link.fault()
+    }
+
+    /// The one of the addresses that calls go to now.
+    pub fn current_address(&self) -> &str {
+        &self.route.current().address
+    }
+
+    #[cfg(test)]
+    pub(crate) fn route(&self) -> Route {
+        self.route.clone()
+    }
+
+    fn credentials(&self) -> &Credentials {
+        &self.route.current().credentials
     }
 
     /// The way out where the coordinator refuses the token with the words `said`: it depends on
@@ -153,28 +152,29 @@ impl Client {
         if said.contains("has expired") || said.contains("was revoked") {
             return "an admin makes another one with qlora-ctl token create";
         }
-        self.credentials.help()
+        self.credentials().help()
     }
 
     /// Whether a call would bring a token by now.
     pub fn has_token(&self) -> bool {
-        self.credentials.token().is_some()
+        self.credentials().token().is_some()
     }
 
     /// Whether a coordinator that starts later may leave the token that is missing now.
     pub fn may_find_token(&self) -> bool {
-        !self.credentials.is_given()
+        !self.credentials().is_given()
     }
 
     /// The address of the page, with the key that opens it. Without a token the page asks for it.
     pub fn page(&self) -> String {
-        let address = self.address.trim_end_matches('/');
+        let current = self.route.current();
+        let address = current.address.trim_end_matches('/');
         let url = match address.contains("://") {
             true => address.to_owned(),
-            false if self.link.is_tls() => format!("https://{address}"),
+            false if current.link.is_tls() => format!("https://{address}"),
             false => format!("http://{address}"),
         };
-        match self.credentials.token() {
+        match current.credentials.token() {
             Some(token) => format!("{url}/?token={}", token.page_key()),
             None => format!("{url}/"),
         }
@@ -212,6 +212,32 @@ fn endpoint(address: &Address) -> Result<Endpoint, tonic::transport::Error> {
     })
 }
 
+/// One of the addresses; nothing is sent.
+fn place(address: &str, token_file: Option<&Path>, tls: &TlsFiles) -> Result<Place, ConnectError> {
+    let parsed = parse(address, tls)?;
+    let endpoint = endpoint(&parsed).map_err(|e| ConnectError::Address {
+        address: address.into(),
+        fault: e.to_string(),
+    })?;
+    let trust = Trust::read(tls)?;
+    let credentials = Credentials::new(token_file, &parsed.host, parsed.port)?;
+    let link = Arc::new(Link::new(parsed, trust).map_err(TlsFileError::Setup)?);
+    let dialed = link.clone();
+    let connector = tower::service_fn(move |_: Uri| dialed.clone().dial());
+    let channel = endpoint
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(PING)
+        .keep_alive_timeout(PONG)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(connector);
+    Ok(Place {
+        address: address.to_owned(),
+        service: InterceptedService::new(channel, credentials.clone()),
+        credentials,
+        link,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +251,7 @@ mod tests {
             "http://host:7070",
             "http://proxy",
             "https://[::1]:7070",
+            "one:7070, two:7070",
         ] {
             assert!(Client::new(address, None).is_ok(), "{address}");
         }

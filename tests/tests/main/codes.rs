@@ -11,7 +11,9 @@ use qlora_codes::Code;
 use qlora_config::ResolvedConfig;
 use qlora_tests::modules::sources;
 use qlora_tests::repository::root;
-use qlora_tests::{World, binary, conversations, forget_settings, launch, tiny_model, wait_until};
+use qlora_tests::{
+    Postgres, World, binary, conversations, forget_settings, launch, tiny_model, wait_until,
+};
 use sqlx::Connection;
 
 use crate::interrupted::ended_export;
@@ -99,6 +101,10 @@ const CASES: &[Case] = &[
         let args = ["--listen", "0.0.0.0:0", "--state-dir", "/nowhere/at/all"];
         program("qlora-coordinator", &args)
     }),
+    ("Q0421", || {
+        coordinator(|_| (), &["--database", "mysql://me:secret@host/jobs"], &[])
+    }),
+    ("Q0422", lost_leadership),
     ("Q0501", failed_job),
     ("Q0503", cancelled_job),
     ("Q0504", job_without_worker),
@@ -284,6 +290,14 @@ fn coordinator(prepare: fn(&Path), args: &[&str], env: &[(&str, &str)]) -> Strin
         .args(["--listen", "127.0.0.1:0"])
         .args(args);
     said(command.envs(env.iter().copied()))
+}
+
+fn lost_leadership() -> String {
+    let server = Postgres::start();
+    let mut world = World::new(&["--database", &server.database("jobs")]);
+    server.stop();
+    world.coordinator.exit_code();
+    world.coordinator.log()
 }
 
 fn artifacts_are_a_file(state: &Path) {

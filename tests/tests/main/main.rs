@@ -14,6 +14,7 @@ mod durability;
 mod emulated;
 mod examples;
 mod exits;
+mod failover;
 mod faults;
 mod fencing;
 mod fetches;

@@ -254,7 +254,7 @@ impl Work {
         let addresses = self
             .options
             .peers
-            .addresses(&self.client.address, listening.port);
+            .addresses(self.client.current_address(), listening.port);
         self.outbox.log(line(
             LogLevel::Info,
             format!(

@@ -17,7 +17,8 @@ const USUAL_COORDINATOR: &str = "127.0.0.1:7070";
 
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
-    /// Address of the coordinator, such as 127.0.0.1:7070.
+    /// Address of the coordinator, such as 127.0.0.1:7070; with commas those of several that share a
+    /// database.
     #[arg(help_heading = CONNECTION, long, global = true, env = "QLORA_URL", default_value = USUAL_COORDINATOR, value_name = "ADDR")]
     pub coordinator: String,
 

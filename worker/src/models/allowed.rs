@@ -55,9 +55,11 @@ impl FromStr for Rule {
 }
 
 impl Allowed {
-    /// What `rules` allow; without any, what the place of the coordinator says.
+    /// What `rules` allow; without any, what the place of the coordinator says, of several that of
+    /// each.
     pub fn of(rules: &[Rule], coordinator: &str) -> Self {
-        if rules.is_empty() && is_this_machine(coordinator) {
+        let mut places = coordinator.split(',').map(str::trim);
+        if rules.is_empty() && places.all(is_this_machine) {
             return Self::Everything;
         }
         Self::Listed(rules.to_vec())

@@ -1,7 +1,6 @@
 //! SQLite in one file: write-ahead log, fsync on every commit.
 
 mod migrate;
-mod rows;
 mod writer;
 mod writes;
 
@@ -26,6 +25,7 @@ use crate::records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
     Unreadable, Write,
 };
+use crate::rows;
 
 /// Rows that cannot be read and are named in the log; further ones are passed over in silence.
 const NAMED: usize = 1000;

@@ -1,16 +1,14 @@
 //! What a transaction can write.
 
-use std::collections::BTreeMap;
+use qlora_engine::{Drain, Job, JobId};
 
-use qlora_engine::{Drain, Job, JobId, Number};
-
-use super::rows;
 use super::writer::Transaction;
 use crate::bounds::{Thinning, superfluous};
 use crate::error::{StoreError, not_written};
 use crate::records::{
     By, ConfigRevision, JournalEntry, LogRecord, MetricRecord, TokenRecord, Write,
 };
+use crate::rows;
 
 impl Transaction<'_> {
     /// Writes all of `writes`; returns the journal entries with their numbers.
@@ -41,7 +39,7 @@ impl Transaction<'_> {
     }
 
     async fn save_job(&mut self, job: &Job) -> Result<(), StoreError> {
-        let (spec, body) = split(job)?;
+        let (spec, body) = rows::split(job)?;
         let id = job.id.0 as i64;
         let token = job
             .attempts
@@ -123,16 +121,7 @@ impl Transaction<'_> {
             .await?;
         let last = first + points.len() as i64 - 1;
         for (seq, point) in (first..).zip(points) {
-            let values: BTreeMap<&str, Number> = point
-                .values
-                .iter()
-                .map(|(k, &v)| (k.as_str(), Number(v)))
-                .collect();
-            let values =
-                serde_json::to_string(&values).map_err(|source| StoreError::Unwritable {
-                    what: format!("a point of job {job}"),
-                    source,
-                })?;
+            let values = rows::values(job, &point)?;
             sqlx::query(
                 "INSERT INTO metrics (job, seq, step, unix_ms, vals) VALUES (?, ?, ?, ?, ?)",
             )
@@ -304,18 +293,4 @@ impl Transaction<'_> {
         }
         Ok((made, true))
     }
-}
-
-/// The part of a job that never changes, and the rest.
-fn split(job: &Job) -> Result<(String, String), StoreError> {
-    let unwritable = |source| StoreError::Unwritable {
-        what: format!("job {}", job.id),
-        source,
-    };
-    let spec = serde_json::to_string(&job.spec).map_err(unwritable)?;
-    let mut body = serde_json::to_value(job).map_err(unwritable)?;
-    if let Some(body) = body.as_object_mut() {
-        body.remove("spec");
-    }
-    Ok((spec, body.to_string()))
 }

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use qlora_engine::{File, Holder, Job, JobId, JobKind, JobSpec, Needs, Now, SessionId};
-use qlora_store::{Digest256, JournalEntry, LogRecord, MetricRecord};
+use qlora_store::{
+    Bounds, Campaign, Candidate, Database, Digest256, JournalEntry, LogRecord, MetricRecord,
+    PostgresStore,
+};
 use sha2::{Digest, Sha256};
 
 pub fn job(id: u64) -> Job {
@@ -78,4 +81,17 @@ pub fn digest(bytes: &[u8]) -> Digest256 {
     hex::encode(Sha256::digest(bytes))
         .parse()
         .expect("a digest")
+}
+
+pub fn database(url: &str) -> Database {
+    url.parse().expect("a database")
+}
+
+/// A store in a PostgreSQL database that nobody else leads.
+pub async fn lead(url: &str, bounds: Bounds) -> PostgresStore {
+    match Candidate::within(database(url), bounds).ask("a:1").await {
+        Ok(Campaign::Leads(store)) => *store,
+        Ok(Campaign::Stands { leader }) => panic!("{leader:?} leads"),
+        Ok(Campaign::Away(fault)) | Err(fault) => panic!("{fault}"),
+    }
 }

@@ -54,7 +54,7 @@ impl Session {
                 self.refused_since = None;
                 self.taken.end();
                 self.renew(sent, answer.lease_ms);
-                tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.address, "registered");
+                tracing::info!(name = %self.name, device = %self.platform.device_name, coordinator = %self.client.current_address(), "registered");
                 self.hand_in();
                 Ok(())
             }

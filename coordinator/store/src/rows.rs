@@ -1,9 +1,11 @@
-//! Rows as records. An unreadable row is named, never guessed, and hides no other row.
+//! Rows as records, and the texts in them. An unreadable row is named, never guessed, and hides no
+//! other row. Both databases have the same columns.
 
 use std::collections::BTreeMap;
 
 use qlora_engine::{Drain, Job, JobId, JobSpec, JobState, Millis, Number, Reserved, Token};
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 
 use crate::error::StoreError;
@@ -17,40 +19,72 @@ pub(super) struct Read<T> {
     pub fault: Option<String>,
 }
 
+/// A row, by the names of its columns.
+pub(super) trait Columns {
+    fn text(&self, column: &str) -> Result<Option<String>, sqlx::Error>;
+    fn number(&self, column: &str) -> Result<Option<i64>, sqlx::Error>;
+    /// What lies in the column, whatever it is.
+    fn bytes(&self, column: &str) -> Vec<u8>;
+}
+
+macro_rules! columns_of {
+    ($row:ty) => {
+        impl Columns for $row {
+            fn text(&self, column: &str) -> Result<Option<String>, sqlx::Error> {
+                self.try_get(column)
+            }
+
+            fn number(&self, column: &str) -> Result<Option<i64>, sqlx::Error> {
+                self.try_get(column)
+            }
+
+            fn bytes(&self, column: &str) -> Vec<u8> {
+                self.try_get_unchecked(column).unwrap_or_default()
+            }
+        }
+    };
+}
+
+columns_of!(SqliteRow);
+columns_of!(PgRow);
+
+/// A value that is there.
+fn given<T>(found: Result<Option<T>, sqlx::Error>) -> Result<T, String> {
+    let found = found.map_err(|e| e.to_string())?;
+    found.ok_or_else(|| "there is no value".into())
+}
+
 /// A column as text; what is no UTF-8 is replaced and remembered.
-fn text(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> String {
-    match row.try_get::<String, _>(column) {
+fn text(row: &impl Columns, column: &str, fault: &mut Option<String>) -> String {
+    match given(row.text(column)) {
         Ok(text) => text,
         Err(e) => {
-            *fault = Some(e.to_string());
-            let bytes = row
-                .try_get_unchecked::<Vec<u8>, _>(column)
-                .unwrap_or_default();
-            String::from_utf8_lossy(&bytes).into_owned()
+            *fault = Some(e);
+            String::from_utf8_lossy(&row.bytes(column)).into_owned()
         }
     }
 }
 
-fn number(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> u64 {
-    match row.try_get::<i64, _>(column) {
+fn number(row: &impl Columns, column: &str, fault: &mut Option<String>) -> u64 {
+    match given(row.number(column)) {
         Ok(number) => number as u64,
         Err(e) => {
-            *fault = Some(e.to_string());
+            *fault = Some(e);
             0
         }
     }
 }
 
 /// A column of text that may hold none.
-fn maybe(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> Option<String> {
-    match row.try_get::<Option<String>, _>(column) {
+fn maybe(row: &impl Columns, column: &str, fault: &mut Option<String>) -> Option<String> {
+    match row.text(column) {
         Ok(text) => text,
         Err(_) => Some(text(row, column, fault)),
     }
 }
 
-fn maybe_number(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> Option<u64> {
-    match row.try_get::<Option<i64>, _>(column) {
+fn maybe_number(row: &impl Columns, column: &str, fault: &mut Option<String>) -> Option<u64> {
+    match row.number(column) {
         Ok(number) => number.map(|number| number as u64),
         Err(e) => {
             *fault = Some(e.to_string());
@@ -60,8 +94,8 @@ fn maybe_number(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> Op
 }
 
 /// A job, or why it cannot be read and the idempotency key that it holds.
-pub(super) fn job(row: &SqliteRow) -> Result<Job, (Unreadable, Option<String>)> {
-    let id: i64 = row.try_get("id").unwrap_or_default();
+pub(super) fn job(row: &impl Columns) -> Result<Job, (Unreadable, Option<String>)> {
+    let id = given(row.number("id")).unwrap_or_default();
     let spec = spec(row);
     let key = spec
         .as_ref()
@@ -81,15 +115,15 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job, (Unreadable, Option<String>)> 
         .map_err(unreadable)
 }
 
-fn spec(row: &SqliteRow) -> Result<JobSpec, String> {
-    let text: &str = row.try_get("spec").map_err(|e| e.to_string())?;
-    serde_json::from_str(text).map_err(|e| format!("spec: {e}"))
+fn spec(row: &impl Columns) -> Result<JobSpec, String> {
+    let text = given(row.text("spec"))?;
+    serde_json::from_str(&text).map_err(|e| format!("spec: {e}"))
 }
 
-fn body(row: &SqliteRow, id: JobId, spec: JobSpec) -> Result<Job, String> {
-    let text: &str = row.try_get("body").map_err(|e| e.to_string())?;
+fn body(row: &impl Columns, id: JobId, spec: JobSpec) -> Result<Job, String> {
+    let text = given(row.text("body"))?;
     let mut body: serde_json::Value =
-        serde_json::from_str(text).map_err(|e| format!("body: {e}"))?;
+        serde_json::from_str(&text).map_err(|e| format!("body: {e}"))?;
     let fields = body.as_object_mut().ok_or("body: not an object")?;
     fields.insert(
         "spec".into(),
@@ -113,14 +147,14 @@ fn body(row: &SqliteRow, id: JobId, spec: JobSpec) -> Result<Job, String> {
 }
 
 /// Adds the greatest numbers that were ever given out.
-pub(super) fn reserve(row: &SqliteRow, reserved: &mut Reserved) -> Result<(), sqlx::Error> {
-    reserved.job = JobId(row.try_get::<i64, _>("job")? as u64);
-    reserved.token = Token(row.try_get::<i64, _>("token")? as u64);
+pub(super) fn reserve(row: &impl Columns, reserved: &mut Reserved) -> Result<(), sqlx::Error> {
+    reserved.job = JobId(row.number("job")?.unwrap_or_default() as u64);
+    reserved.token = Token(row.number("token")?.unwrap_or_default() as u64);
     Ok(())
 }
 
 /// A point whose values cannot be read has none.
-pub(super) fn metric(row: &SqliteRow) -> Read<MetricRecord> {
+pub(super) fn metric(row: &impl Columns) -> Read<MetricRecord> {
     let mut fault = None;
     let vals = text(row, "vals", &mut fault);
     let values: BTreeMap<String, Number> = serde_json::from_str(&vals).unwrap_or_else(|e| {
@@ -139,7 +173,7 @@ pub(super) fn metric(row: &SqliteRow) -> Read<MetricRecord> {
     Read { value, fault }
 }
 
-pub(super) fn log(row: &SqliteRow) -> Read<LogRecord> {
+pub(super) fn log(row: &impl Columns) -> Read<LogRecord> {
     let mut fault = None;
     let value = LogRecord {
         seq: number(row, "seq", &mut fault),
@@ -151,9 +185,9 @@ pub(super) fn log(row: &SqliteRow) -> Read<LogRecord> {
     Read { value, fault }
 }
 
-pub(super) fn entry(row: &SqliteRow) -> Read<JournalEntry> {
+pub(super) fn entry(row: &impl Columns) -> Read<JournalEntry> {
     let mut fault = None;
-    let job = row.try_get::<Option<i64>, _>("job").unwrap_or_default();
+    let job = row.number("job").unwrap_or_default();
     let worker = maybe(row, "worker", &mut fault);
     let by = maybe(row, "who", &mut fault).map(|who| By {
         who,
@@ -173,7 +207,7 @@ pub(super) fn entry(row: &SqliteRow) -> Read<JournalEntry> {
 }
 
 /// A drained worker; it is drained whatever of the rest cannot be read.
-pub(super) fn drain(row: &SqliteRow) -> Read<(String, Drain)> {
+pub(super) fn drain(row: &impl Columns) -> Read<(String, Drain)> {
     let mut fault = None;
     let worker = text(row, "worker", &mut fault);
     let drain = Drain {
@@ -188,7 +222,7 @@ pub(super) fn drain(row: &SqliteRow) -> Read<(String, Drain)> {
 
 /// A token that is damaged has no role, so that it opens nothing: what cannot be read may say that
 /// it was revoked. Its number stays taken.
-pub(super) fn token(row: &SqliteRow) -> Read<TokenRecord> {
+pub(super) fn token(row: &impl Columns) -> Read<TokenRecord> {
     let mut fault = None;
     let mut value = TokenRecord {
         id: number(row, "id", &mut fault),
@@ -207,12 +241,12 @@ pub(super) fn token(row: &SqliteRow) -> Read<TokenRecord> {
     Read { value, fault }
 }
 
-pub(super) fn revision(row: &SqliteRow) -> u64 {
+pub(super) fn revision(row: &impl Columns) -> u64 {
     number(row, "revision", &mut None)
 }
 
 /// A configuration is trained with: one that is damaged is refused, not shown in part.
-pub(super) fn config(row: &SqliteRow) -> Result<ConfigRevision, StoreError> {
+pub(super) fn config(row: &impl Columns) -> Result<ConfigRevision, StoreError> {
     let mut fault = None;
     let value = ConfigRevision {
         name: text(row, "name", &mut fault),
@@ -228,4 +262,31 @@ pub(super) fn config(row: &SqliteRow) -> Result<ConfigRevision, StoreError> {
             Err(StoreError::Unreadable { what, fault })
         }
     }
+}
+
+/// The text of a point's values.
+pub(super) fn values(job: JobId, point: &MetricRecord) -> Result<String, StoreError> {
+    let values: BTreeMap<&str, Number> = point
+        .values
+        .iter()
+        .map(|(k, &v)| (k.as_str(), Number(v)))
+        .collect();
+    serde_json::to_string(&values).map_err(|source| StoreError::Unwritable {
+        what: format!("a point of job {job}"),
+        source,
+    })
+}
+
+/// The part of a job that never changes, and the rest.
+pub(super) fn split(job: &Job) -> Result<(String, String), StoreError> {
+    let unwritable = |source| StoreError::Unwritable {
+        what: format!("job {}", job.id),
+        source,
+    };
+    let spec = serde_json::to_string(&job.spec).map_err(unwritable)?;
+    let mut body = serde_json::to_value(job).map_err(unwritable)?;
+    if let Some(body) = body.as_object_mut() {
+        body.remove("spec");
+    }
+    Ok((spec, body.to_string()))
 }

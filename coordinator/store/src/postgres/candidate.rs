@@ -1,0 +1,145 @@
+//! Who wants to lead: it asks for the database's lock, again and again, until it has it.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sqlx::postgres::PgConnection;
+use tokio::time::timeout;
+
+use super::database::{Database, PATIENCE, late};
+use super::fault::{is_new, not_read, not_written, passes};
+use super::leadership::Leadership;
+use super::migrate::migrate;
+use super::store::PostgresStore;
+use crate::bounds::Bounds;
+use crate::error::StoreError;
+
+/// The lock of whoever leads; it is of one database, and its number says nothing.
+const LOCK: i64 = 0x716c_6f72_61;
+
+/// Asks to lead. It is one session of the server, which the lock belongs to.
+pub struct Candidate {
+    database: Arc<Database>,
+    bounds: Bounds,
+    session: Option<PgConnection>,
+}
+
+/// What came of asking once.
+pub enum Campaign {
+    Leads(Box<PostgresStore>),
+    /// Another one leads, at this address where it is known.
+    Stands {
+        leader: Option<String>,
+    },
+    /// The server cannot be asked now; it may be later.
+    Away(StoreError),
+}
+
+impl Candidate {
+    pub fn new(database: Database) -> Self {
+        Self::within(database, Bounds::default())
+    }
+
+    /// As [`Self::new`], with other bounds of what is kept.
+    pub fn within(database: Database, bounds: Bounds) -> Self {
+        Self {
+            database: Arc::new(database),
+            bounds,
+            session: None,
+        }
+    }
+
+    /// Asks once. Who leads is told to others under `address`.
+    ///
+    /// # Errors
+    /// The database cannot be used, and asking again does not help.
+    pub async fn ask(&mut self, address: &str) -> Result<Campaign, StoreError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => match self.database.connect().await {
+                Ok(session) => session,
+                Err(e) => return self.failed(e),
+            },
+        };
+        match locked(&mut session).await {
+            Err(e) => self.failed(e),
+            Ok(true) => self.lead(session, address).await,
+            Ok(false) => match leader(&mut session).await {
+                Err(e) => self.failed(e),
+                Ok(leader) => {
+                    self.session = Some(session);
+                    Ok(Campaign::Stands { leader })
+                }
+            },
+        }
+    }
+
+    fn failed(&self, source: sqlx::Error) -> Result<Campaign, StoreError> {
+        let may_pass = passes(&source);
+        let fault = not_read(&self.database)(source);
+        if may_pass {
+            Ok(Campaign::Away(fault))
+        } else {
+            Err(fault)
+        }
+    }
+
+    /// `session` has the lock. The new epoch ends every transaction of leaders before: it waits for
+    /// those that are under way.
+    async fn lead(&self, mut session: PgConnection, address: &str) -> Result<Campaign, StoreError> {
+        migrate(&self.database, &mut session).await?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let raised = sqlx::query_scalar(
+            "UPDATE leader SET epoch = epoch + 1, address = $1, unix_ms = $2 RETURNING epoch",
+        )
+        .bind(address)
+        .bind(since.map_or(0, |since| since.as_millis() as i64))
+        .fetch_one(&mut session)
+        .await;
+        let epoch: i64 = match raised {
+            Ok(epoch) => epoch,
+            Err(e) if passes(&e) => return self.failed(e),
+            Err(e) => return Err(not_written(&self.database)(e)),
+        };
+        warn_of_loss(&self.database, &mut session).await?;
+        let leadership = Leadership::new(epoch, self.database.clone());
+        let watched = leadership.watch(session);
+        let store = PostgresStore::new(&self.database, self.bounds, leadership, watched).await?;
+        Ok(Campaign::Leads(Box::new(store)))
+    }
+}
+
+/// Whether `session` holds the lock now.
+async fn locked(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let asked = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        .bind(LOCK)
+        .fetch_one(session);
+    timeout(PATIENCE, asked)
+        .await
+        .unwrap_or_else(|_| Err(late()))
+}
+
+/// The address that the leader wrote down; none before there was one.
+async fn leader(session: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let asked = sqlx::query_scalar("SELECT address FROM leader").fetch_optional(session);
+    let found: Option<String> = match timeout(PATIENCE, asked).await {
+        Ok(Err(e)) if is_new(&e) => None,
+        Ok(answer) => answer?,
+        Err(_) => return Err(late()),
+    };
+    Ok(found.filter(|address| !address.is_empty()))
+}
+
+/// A server that does not wait for its disk loses what was acknowledged when its machine stops.
+async fn warn_of_loss(database: &Database, session: &mut PgConnection) -> Result<(), StoreError> {
+    let fsync: String = sqlx::query_scalar("SELECT current_setting('fsync')")
+        .fetch_one(session)
+        .await
+        .map_err(not_read(database))?;
+    if fsync != "on" {
+        tracing::warn!(
+            "the server of {database} runs with fsync = {fsync}: what is acknowledged may be lost when its machine stops"
+        );
+    }
+    Ok(())
+}

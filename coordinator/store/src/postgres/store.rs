@@ -1,0 +1,351 @@
+//! The database, as long as this process leads.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use qlora_engine::JobId;
+use sqlx::postgres::{PgPool, PgRow};
+
+use super::database::Database;
+use super::fault::not_read;
+use super::leadership::{Leadership, Watched};
+use super::writer::Writer;
+use crate::bounds::Bounds;
+use crate::error::StoreError;
+use crate::records::{
+    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
+    Unreadable, Write,
+};
+use crate::rows::{self, Columns};
+
+/// Rows that cannot be read and are named in the log; further ones are passed over in silence.
+const NAMED: usize = 1000;
+
+/// Jobs and all that belongs to them, of whoever leads.
+pub struct PostgresStore {
+    database: Arc<Database>,
+    writer: Writer,
+    readers: PgPool,
+    leadership: Leadership,
+    /// Bytes of the database when they were asked for last.
+    size: Arc<AtomicU64>,
+    /// Rows that the log has named: a page that renews itself must not fill it.
+    named: Mutex<HashSet<String>>,
+    /// Holds the lock until the store is dropped.
+    _watched: Watched,
+}
+
+impl PostgresStore {
+    pub(super) async fn new(
+        database: &Arc<Database>,
+        bounds: Bounds,
+        leadership: Leadership,
+        watched: Watched,
+    ) -> Result<Self, StoreError> {
+        let readers = database.pool();
+        let store = Self {
+            database: database.clone(),
+            writer: Writer::new(database.clone(), leadership.clone(), bounds),
+            readers,
+            leadership,
+            size: Arc::default(),
+            named: Mutex::default(),
+            _watched: watched,
+        };
+        let size = size(&store.readers).await.map_err(|e| store.unread(e))?;
+        store.size.store(size, Relaxed);
+        Ok(store)
+    }
+
+    /// Returns once this process leads no more, and why: from then on it writes nothing.
+    pub async fn lost(&self) -> StoreError {
+        self.leadership.lost().await
+    }
+
+    fn unread(&self, source: sqlx::Error) -> StoreError {
+        not_read(&self.database)(source)
+    }
+
+    /// Marks those of `unreadable` of which the journal tells already, and of the same fault.
+    async fn mark_told(&self, unreadable: &mut [Unreadable]) -> Result<(), StoreError> {
+        if unreadable.is_empty() {
+            return Ok(());
+        }
+        let rows = sqlx::query("SELECT * FROM journal WHERE kind = $1")
+            .bind(Unreadable::KIND)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
+        let told: HashSet<(Option<JobId>, String)> = rows
+            .iter()
+            .map(|row| rows::entry(row).value)
+            .map(|entry| (entry.job, entry.text))
+            .collect();
+        for found in unreadable {
+            found.told = told.contains(&(Some(found.job), found.fault.clone()));
+        }
+        Ok(())
+    }
+
+    /// Says once that `what` cannot be read.
+    fn name(&self, what: &str, fault: &str) {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.len() < NAMED && named.insert(what.to_owned()) {
+            tracing::error!("{what} in the database cannot be read: {fault}");
+        }
+    }
+
+    /// Reads every row with `read`; where it finds a fault, what is left of the row is shown and
+    /// the row is named.
+    fn read<T>(
+        &self,
+        rows: &[PgRow],
+        what: &str,
+        read: impl Fn(&PgRow) -> rows::Read<T>,
+    ) -> Vec<T> {
+        let each = |row: &PgRow| {
+            let rows::Read { value, fault } = read(row);
+            if let Some(fault) = fault {
+                let seq = row.number("seq").ok().flatten().unwrap_or_default();
+                self.name(&format!("{what} {seq}"), &fault);
+            }
+            value
+        };
+        rows.iter().map(each).collect()
+    }
+
+    async fn load_jobs(&self, stored: &mut Stored) -> Result<(), sqlx::Error> {
+        let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY id")
+            .fetch_all(&self.readers)
+            .await?;
+        for row in &rows {
+            match rows::job(row) {
+                Ok(job) => stored.jobs.push(job),
+                Err((unreadable, key)) => {
+                    let key = key.map(|key| (key, unreadable.job));
+                    stored.reserved.keys.extend(key);
+                    stored.unreadable.push(unreadable);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn load_drains(&self, stored: &mut Stored) -> Result<(), sqlx::Error> {
+        let rows = sqlx::query("SELECT worker, unix_ms, reason FROM drains")
+            .fetch_all(&self.readers)
+            .await?;
+        for row in &rows {
+            let rows::Read { value, fault } = rows::drain(row);
+            if let Some(fault) = fault {
+                self.name(&format!("the drain of worker {}", value.0), &fault);
+            }
+            stored.drains.extend([value]);
+        }
+        Ok(())
+    }
+}
+
+/// PostgreSQL counts no further.
+fn position(after: u64) -> i64 {
+    i64::try_from(after).unwrap_or(i64::MAX)
+}
+
+async fn size(readers: &PgPool) -> Result<u64, sqlx::Error> {
+    let bytes: i64 = sqlx::query_scalar("SELECT pg_database_size(current_database())")
+        .fetch_one(readers)
+        .await?;
+    Ok(bytes as u64)
+}
+
+impl JobStore for PostgresStore {
+    async fn apply(&self, writes: Vec<Write>) -> Result<Vec<JournalEntry>, StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        let entries = transaction.apply(writes).await?;
+        transaction.commit(entries).await
+    }
+
+    async fn load(&self) -> Result<Stored, StoreError> {
+        let mut stored = Stored::default();
+        let fault = |e| self.unread(e);
+        self.load_jobs(&mut stored).await.map_err(fault)?;
+        self.load_drains(&mut stored).await.map_err(fault)?;
+        let counters = sqlx::query("SELECT job, token FROM counters")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(fault)?;
+        rows::reserve(&counters, &mut stored.reserved).map_err(fault)?;
+        let id: Option<String> = sqlx::query_scalar("SELECT id FROM identity")
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(fault)?;
+        // Another id would make this another coordinator, for workers that hold its attempts.
+        stored.coordinator_id = id.ok_or_else(|| StoreError::ServerDamaged {
+            place: self.database.to_string(),
+            fault: "it does not say which coordinator it is of".into(),
+        })?;
+        self.mark_told(&mut stored.unreadable).await?;
+        Ok(stored)
+    }
+
+    async fn metrics(
+        &self,
+        job: JobId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<MetricRecord>, StoreError> {
+        let rows =
+            sqlx::query("SELECT seq, step, unix_ms, vals FROM metrics WHERE job = $1 AND seq > $2 ORDER BY seq LIMIT $3")
+                .bind(position(job.0))
+                .bind(position(after))
+                .bind(i64::from(limit))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|e| self.unread(e))?;
+        Ok(self.read(&rows, &format!("job {job}'s point"), rows::metric))
+    }
+
+    async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT seq, unix_ms, level, text, token FROM logs WHERE job = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+        )
+        .bind(position(job.0))
+        .bind(position(after))
+        .bind(i64::from(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| self.unread(e))?;
+        Ok(self.read(&rows, &format!("job {job}'s log line"), rows::log))
+    }
+
+    async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
+        let rows =
+            sqlx::query("SELECT seq, unix_ms, level, text, token FROM logs WHERE job = $1 ORDER BY seq DESC LIMIT $2")
+                .bind(position(job.0))
+                .bind(i64::from(limit))
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|e| self.unread(e))?;
+        let mut lines = self.read(&rows, &format!("job {job}'s log line"), rows::log);
+        lines.reverse();
+        Ok(lines)
+    }
+
+    async fn record_bytes(&self, job: JobId) -> Result<u64, StoreError> {
+        // A sum of bigint is numeric.
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT (
+                (SELECT COALESCE(SUM(OCTET_LENGTH(text)), 0) FROM logs WHERE job = $1)
+                + (SELECT COALESCE(SUM(OCTET_LENGTH(vals)), 0) FROM metrics WHERE job = $1)
+            )::bigint",
+        )
+        .bind(position(job.0))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(|e| self.unread(e))?;
+        Ok(bytes as u64)
+    }
+
+    /// What was found when it was asked for before; the server is asked meanwhile. Its disk is not
+    /// this machine's.
+    fn disk_bytes(&self) -> u64 {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (readers, kept) = (self.readers.clone(), self.size.clone());
+            runtime.spawn(async move {
+                match size(&readers).await {
+                    Ok(bytes) => kept.store(bytes, Relaxed),
+                    Err(e) => tracing::debug!(error = %e, "the size of the database is not known"),
+                }
+            });
+        }
+        self.size.load(Relaxed)
+    }
+
+    async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM journal WHERE seq > $1 ORDER BY seq LIMIT $2")
+            .bind(position(after))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
+        Ok(self.read(&rows, "journal entry", rows::entry))
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM tokens ORDER BY id")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
+        let each = |row: &PgRow| {
+            let rows::Read { value, fault } = rows::token(row);
+            if let Some(fault) = fault {
+                self.name(&format!("token {}", value.id), &fault);
+            }
+            value
+        };
+        Ok(rows.iter().map(each).collect())
+    }
+
+    async fn put_config(
+        &self,
+        name: &str,
+        yaml: &str,
+        hash: &str,
+        unix_ms: u64,
+        by: Option<By>,
+    ) -> Result<ConfigRevision, StoreError> {
+        let mut transaction = self.writer.begin().await?;
+        let made = ConfigRevision {
+            name: name.into(),
+            revision: 0,
+            yaml: yaml.into(),
+            hash: hash.into(),
+            unix_ms,
+        };
+        match transaction.put_config(made, by).await? {
+            // Nothing was changed: the transaction is over without a commit.
+            (same, false) => transaction.end(same).await,
+            (made, true) => transaction.commit(made).await,
+        }
+    }
+
+    async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {
+        let row = sqlx::query(
+            "SELECT * FROM configs WHERE name = $1 AND ($2 = 0 OR revision = $2) ORDER BY revision DESC LIMIT 1",
+        )
+        .bind(name)
+        .bind(position(revision))
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(|e| self.unread(e))?;
+        let row = row.ok_or_else(|| StoreError::NoConfig {
+            name: name.into(),
+            revision,
+        })?;
+        rows::config(&row)
+    }
+
+    async fn configs(&self, name: Option<&str>) -> Result<Vec<ConfigRevision>, StoreError> {
+        let query = match name {
+            Some(name) => {
+                sqlx::query("SELECT * FROM configs WHERE name = $1 ORDER BY revision").bind(name)
+            }
+            None => sqlx::query(
+                "SELECT c.* FROM configs c WHERE revision = (SELECT MAX(revision) FROM configs WHERE name = c.name) ORDER BY name",
+            ),
+        };
+        let rows = query
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
+        let readable = |row: &PgRow| match rows::config(row) {
+            Err(StoreError::Unreadable { what, fault }) => {
+                self.name(&what, &fault);
+                None
+            }
+            other => other.ok(),
+        };
+        Ok(rows.iter().filter_map(readable).collect())
+    }
+}

@@ -1,0 +1,277 @@
+//! Who leads with a PostgreSQL database, and what becomes of writes when the server fails. Tests
+//! with a real server; what every store keeps is in the conformance suite.
+
+mod common;
+#[allow(dead_code)]
+#[path = "../../../tests/src/postgres.rs"]
+mod postgres;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{database, entry, job, lead, line};
+use postgres::Postgres;
+use qlora_engine::JobId;
+use qlora_store::{Bounds, Campaign, Candidate, JobStore, PostgresStore, StoreError, Write};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::time::timeout;
+
+/// The longest that anything here may take on a slow machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn save(id: u64) -> Vec<Write> {
+    vec![Write::SaveJob(Box::new(job(id)))]
+}
+
+async fn jobs(store: &PostgresStore) -> Vec<u64> {
+    let stored = store.load().await.expect("jobs");
+    stored.jobs.iter().map(|job| job.id.0).collect()
+}
+
+/// A session of whoever looks after the server.
+async fn admin(url: &str) -> PgConnection {
+    PgConnection::connect(url).await.expect("a session")
+}
+
+async fn execute(url: &str, sql: &str) {
+    let mut session = admin(url).await;
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut session)
+        .await
+        .expect(sql);
+}
+
+/// Asks until it leads. Nothing tells when the server has given up a session.
+async fn leads(candidate: &mut Candidate, address: &str) -> PostgresStore {
+    let asking = async {
+        loop {
+            match candidate.ask(address).await.expect("an answer") {
+                Campaign::Leads(store) => return *store,
+                Campaign::Stands { .. } | Campaign::Away(_) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    };
+    timeout(LIMIT, asking).await.expect("a leader")
+}
+
+#[tokio::test]
+async fn one_leads_and_the_next_goes_on_with_all_that_was_acknowledged() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let first = lead(&url, Bounds::default()).await;
+    let mut candidate = Candidate::new(database(&url));
+    let answer = candidate.ask("b:1").await.expect("an answer");
+    assert!(
+        matches!(&answer, Campaign::Stands { leader } if leader.as_deref() == Some("a:1")),
+        "two lead"
+    );
+    first.apply(save(1)).await.expect("a write");
+    let before = first.load().await.expect("jobs");
+    drop(first);
+    let second = leads(&mut candidate, "b:1").await;
+    assert_eq!(second.load().await.expect("jobs"), before);
+    second.apply(save(2)).await.expect("a write");
+    let mut third = Candidate::new(database(&url));
+    let answer = third.ask("c:1").await.expect("an answer");
+    assert!(matches!(answer, Campaign::Stands { leader } if leader.as_deref() == Some("b:1")));
+}
+
+/// The server ended the session that holds the lock, as it does where the network was cut; the
+/// connection that writes is whole.
+#[tokio::test]
+async fn a_leader_that_lost_the_lock_writes_nothing_and_hears_of_it() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let old = lead(&url, Bounds::default()).await;
+    old.apply(save(1)).await.expect("a write");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'";
+    execute(&url, end).await;
+    let new = leads(&mut Candidate::new(database(&url)), "b:1").await;
+    let fault = old.apply(save(2)).await.expect_err("two leaders write");
+    assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
+    let fault = timeout(LIMIT, old.lost()).await.expect("word of the loss");
+    assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
+    assert_eq!(jobs(&new).await, [1]);
+    new.apply(save(3)).await.expect("a write");
+    assert_eq!(jobs(&new).await, [1, 3]);
+}
+
+#[tokio::test]
+async fn a_leader_hears_that_its_server_is_gone() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let leader = lead(&url, Bounds::default()).await;
+    leader.apply(save(1)).await.expect("a write");
+    server.stop();
+    let fault = timeout(LIMIT, leader.lost())
+        .await
+        .expect("word of the loss");
+    assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
+    let mut candidate = Candidate::new(database(&url));
+    let answer = candidate.ask("b:1").await.expect("an answer");
+    assert!(matches!(answer, Campaign::Away(_)), "a server that is gone");
+    server.restart();
+    assert_eq!(jobs(&leads(&mut candidate, "b:1").await).await, [1]);
+}
+
+/// Lets every transaction that saves a job wait at its commit.
+const SLOW: &str = "
+CREATE FUNCTION qlora.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON qlora.jobs DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION qlora.slow()";
+
+/// Starts a write, and returns once the server is at work on its commit.
+async fn commits(
+    store: &Arc<PostgresStore>,
+    url: &str,
+    id: u64,
+) -> tokio::task::JoinHandle<Result<(), StoreError>> {
+    let writing = store.clone();
+    let write = tokio::spawn(async move { writing.apply(save(id)).await.map(drop) });
+    let mut session = admin(url).await;
+    let seen = async {
+        loop {
+            let at_commit: i64 = sqlx::query_scalar(
+                "SELECT COUNT(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'",
+            )
+            .fetch_one(&mut session)
+            .await
+            .expect("activity");
+            if at_commit > 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, seen).await.expect("a commit");
+    write
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_looked_up() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = Arc::new(lead(&url, Bounds::default()).await);
+    store.apply(save(1)).await.expect("a write");
+    execute(&url, SLOW).await;
+    let write = commits(&store, &url, 2).await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'COMMIT'";
+    execute(&url, end).await;
+    let fault = write.await.expect("an end").expect_err("a lost commit");
+    assert!(matches!(fault, StoreError::NotWritten { .. }), "{fault}");
+    execute(&url, "DROP TRIGGER slow ON qlora.jobs").await;
+    store.apply(save(3)).await.expect("the next write");
+    assert_eq!(jobs(&store).await, [1, 3]);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_at_a_commit_leaves_it_in_doubt_until_it_is_back() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = Arc::new(lead(&url, Bounds::default()).await);
+    store.apply(save(1)).await.expect("a write");
+    execute(&url, SLOW).await;
+    let write = commits(&store, &url, 2).await;
+    server.stop();
+    let fault = write.await.expect("an end").expect_err("a lost commit");
+    assert!(matches!(fault, StoreError::Unsure { .. }), "{fault}");
+    server.restart();
+    let next = leads(&mut Candidate::new(database(&url)), "b:1").await;
+    assert_eq!(jobs(&next).await, [1]);
+}
+
+#[tokio::test]
+async fn a_full_disk_of_the_server_fails_the_write_and_nothing_else() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = lead(&url, Bounds::default()).await;
+    // What the server says where it finds no room for a page.
+    let full = "
+CREATE FUNCTION qlora.full() RETURNS trigger LANGUAGE plpgsql
+    AS $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER no_room BEFORE INSERT ON qlora.journal FOR EACH ROW EXECUTE FUNCTION qlora.full()";
+    execute(&url, full).await;
+    let batch = || {
+        let mut batch = save(1);
+        batch.push(Write::Journal(entry("x")));
+        batch
+    };
+    let fault = store.apply(batch()).await.expect_err("a full disk");
+    assert!(matches!(fault, StoreError::ServerFull { .. }), "{fault}");
+    assert_eq!(fault.code().id(), "Q0607");
+    assert!(
+        jobs(&store).await.is_empty(),
+        "a part of the batch is there"
+    );
+    execute(&url, "DROP TRIGGER no_room ON qlora.journal").await;
+    let entries = store.apply(batch()).await.expect("a write");
+    assert_eq!(entries[0].seq, 1, "no number is left out");
+    assert_eq!(jobs(&store).await, [1]);
+}
+
+#[tokio::test]
+async fn a_backup_is_restored_with_everything_and_is_the_same_coordinator() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = lead(&url, Bounds::default()).await;
+    let logs = Write::Logs {
+        job: JobId(1),
+        lines: vec![line("a\0b")],
+    };
+    store.apply(save(1)).await.expect("a write");
+    store.apply(vec![logs]).await.expect("a write");
+    let host = server.socket();
+    let (socket, user) = (["-h", host.as_str()], ["-U", "qlora"]);
+    let dump = ["-Fc", "-f", "run/backup", "jobs"];
+    server.run("pg_dump", &[&socket[..], &user, &dump].concat());
+    store.apply(save(2)).await.expect("a write after it");
+    let again = server.database("again");
+    let restore = ["-d", "again", "run/backup"];
+    server.run("pg_restore", &[&socket[..], &user, &restore].concat());
+    let restored = lead(&again, Bounds::default()).await;
+    assert_eq!(jobs(&restored).await, [1]);
+    let (old, new) = (store.load().await, restored.load().await);
+    assert_eq!(
+        old.expect("jobs").coordinator_id,
+        new.expect("jobs").coordinator_id
+    );
+    let lines = restored.logs(JobId(1), 0, 10).await.expect("logs");
+    // A text of PostgreSQL holds no NUL.
+    assert_eq!(lines[0].text, "a\u{2400}b");
+    restored.apply(save(2)).await.expect("a write");
+}
+
+#[tokio::test]
+async fn a_newer_schema_and_a_missing_database_are_refused_by_name() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    drop(lead(&url, Bounds::default()).await);
+    execute(&url, "UPDATE qlora.version SET number = 99").await;
+    // The session of before may hold the lock for a moment.
+    let mut candidate = Candidate::new(database(&url));
+    let asking = async {
+        loop {
+            match candidate.ask("a:1").await {
+                Ok(Campaign::Stands { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Ok(_) => panic!("a newer schema is taken"),
+                Err(fault) => return fault,
+            }
+        }
+    };
+    let fault = timeout(LIMIT, asking).await.expect("a refusal");
+    assert!(
+        matches!(fault, StoreError::Newer { found: 99, .. }),
+        "{fault}"
+    );
+    let answer = Candidate::new(database(&server.url("nowhere")))
+        .ask("a:1")
+        .await;
+    let Err(fault) = answer else {
+        panic!("a database that is not there is waited for")
+    };
+    assert!(fault.to_string().contains("nowhere"), "{fault}");
+}
