@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use qlora_store::ArtifactPlace;
 
 use crate::doors;
 use crate::prune::Retention;
@@ -29,6 +30,11 @@ pub struct Cli {
     /// Folder for the database and artifacts [default: ~/.local/share/qlora/coordinator]
     #[arg(long, env = "QLORA_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
+
+    /// Where artifacts lie: a folder, or s3://BUCKET/PREFIX with the standard AWS_* variables
+    /// [default: `artifacts` in the state folder]
+    #[arg(long, env = "QLORA_ARTIFACTS", value_name = "PLACE")]
+    pub artifacts: Option<ArtifactPlace>,
 
     /// File whose first line is the first token, which may do everything [default: `token` in the
     /// state folder, made at the first start]

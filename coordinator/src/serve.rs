@@ -1,5 +1,6 @@
 //! Starts everything in order, serves, and stops in order.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
 use qlora_access::{Record, Token};
 use qlora_engine::Limits;
-use qlora_store::{ArtifactStore, JobStore, SqliteStore};
+use qlora_store::{ArtifactError, ArtifactPlace, ArtifactStore, JobStore, SqliteStore};
 use qlora_telemetry::{Logs, Program};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,7 +57,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let store = Arc::new(SqliteStore::open(&folder).await?);
     let token = given.map_or_else(|| Token::keep(&folder), Ok)?;
     let tokens = Tokens::new(token.clone(), &store.tokens().await?);
-    let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
+    let artifacts = open_artifacts(cli.artifacts.as_ref(), &folder).await?;
     let limits = Limits {
         lease: cli.lease.as_millis() as u64,
         ..Limits::default()
@@ -112,6 +113,34 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     listen::serve(listener, router, bounds, stop, GRACE).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Opens the artifacts at `place`, or in the state folder `folder`, which also has the records of
+/// uploads to a bucket.
+async fn open_artifacts(
+    place: Option<&ArtifactPlace>,
+    folder: &Path,
+) -> Result<ArtifactStore, ArtifactError> {
+    let own = folder.join("artifacts");
+    match place {
+        None => ArtifactStore::open(&own).await,
+        Some(ArtifactPlace::Folder(other)) => ArtifactStore::open(other).await,
+        Some(ArtifactPlace::Bucket(place)) => {
+            let read = |(name, value): (OsString, OsString)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            };
+            let variables: Vec<_> = std::env::vars_os().filter_map(read).collect();
+            let records = folder.join("uploads");
+            let store = ArtifactStore::open_bucket(place, &records, &variables).await?;
+            if std::fs::read_dir(own.join("sha256")).is_ok_and(|mut all| all.next().is_some()) {
+                tracing::warn!(
+                    "artifacts in {} are not looked for there any more; copy the folder sha256 in it to {place}/sha256",
+                    own.display()
+                );
+            }
+            Ok(store)
+        }
+    }
 }
 
 /// Leaves the token for programs of this user on this machine. Without it everything works for who
