@@ -11,6 +11,7 @@ pub mod modules;
 mod programs;
 mod proxy;
 pub mod repository;
+mod s3;
 pub mod skipped;
 
 pub use built::{binary, forget_settings, launch};
@@ -18,3 +19,4 @@ pub use fixture::{conversations, tiny_model};
 pub use http::{Answer, http};
 pub use programs::{Ctl, Program, World, device, wait_until};
 pub use proxy::Proxy;
+pub use s3::{BUCKET, S3Server};
