@@ -27,7 +27,7 @@ impl Artifacts for ArtifactStore {
             return;
         };
         let store = self.clone();
-        tokio::task::spawn_blocking(move || store.release(&digest));
+        tokio::spawn(async move { store.release(&digest).await });
     }
 }
 
@@ -43,7 +43,7 @@ pub async fn run<S: JobStore>(services: Services<S>, retention: Retention) {
 }
 
 async fn clean<S: JobStore>(services: &Services<S>, retention: Retention) -> Result<(), CallError> {
-    services.artifacts.clean();
+    services.artifacts.clean().await;
     take_off_the_gone(&services.driver).await?;
     // What a job needs that cannot be read is not known.
     if services.driver.has_unreadable() {
@@ -95,13 +95,10 @@ async fn sweep(driver: &Handle, artifacts: &ArtifactStore) -> Result<(), CallErr
             digests.map(str::to_owned).collect()
         })
         .await?;
-    let store = artifacts.clone();
-    let swept =
-        tokio::task::spawn_blocking(move || store.sweep(&|digest| needed.contains(digest))).await;
-    match swept {
-        Ok(Ok(0)) | Err(_) => {}
-        Ok(Ok(removed)) => tracing::info!(removed, "artifacts were removed that no job needs"),
-        Ok(Err(e)) => tracing::warn!("artifacts that no job needs cannot be looked for: {e}"),
+    match artifacts.sweep(|digest| needed.contains(digest)).await {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "artifacts were removed that no job needs"),
+        Err(e) => tracing::warn!("artifacts that no job needs cannot be looked for: {e}"),
     }
     Ok(())
 }

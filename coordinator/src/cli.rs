@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use qlora_store::{Database, StoreError};
+use qlora_store::{ArtifactPlace, Database, StoreError};
 
 use crate::doors;
 use crate::prune::Retention;
@@ -47,6 +47,11 @@ pub struct Cli {
         value_name = "URL"
     )]
     pub database: Option<DatabaseUrl>,
+
+    /// Where artifacts lie: a folder, or s3://BUCKET/PREFIX with the standard AWS_* variables
+    /// [default: `artifacts` in the state folder]
+    #[arg(long, env = "QLORA_ARTIFACTS", value_name = "PLACE")]
+    pub artifacts: Option<ArtifactPlace>,
 
     /// File whose first line is the first token, which may do everything [default: `token` in the
     /// state folder, made at the first start]

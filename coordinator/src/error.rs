@@ -78,9 +78,7 @@ impl StartError {
                 | StoreError::ServerDamaged { .. },
             ) => return None,
             Self::Store(fault) => store_help(fault).into(),
-            Self::Artifacts(_) => {
-                "make room and let this user write there, or give --state-dir another folder".into()
-            }
+            Self::Artifacts(fault) => artifact_help(fault).into(),
             Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => return None,
         })
     }
@@ -142,6 +140,16 @@ fn store_help(fault: &StoreError) -> &'static str {
             "see that the server runs, lets this user in, and that the database is the user's own"
         }
         _ => "restore the folder from a copy, or give --state-dir another one",
+    }
+}
+
+/// The way out, where the message does not say it.
+fn artifact_help(fault: &ArtifactError) -> &'static str {
+    match fault {
+        ArtifactError::Bucket { fault, .. } => fault.help(),
+        _ => {
+            "make room and let this user write there, or give --state-dir or --artifacts another folder"
+        }
     }
 }
 
@@ -230,10 +238,11 @@ fn artifact_code(fault: &ArtifactError) -> GrpcCode {
         ArtifactError::Missing(_) => GrpcCode::NotFound,
         ArtifactError::Damaged { .. } => GrpcCode::DataLoss,
         ArtifactError::DiskFull { .. } => GrpcCode::ResourceExhausted,
-        ArtifactError::Io { .. } => GrpcCode::Unavailable,
+        // Whatever ails a bucket may pass, and a run must not end for it.
+        ArtifactError::Io { .. } | ArtifactError::Bucket { .. } => GrpcCode::Unavailable,
         ArtifactError::Offset { .. }
         | ArtifactError::TooShort { .. }
         | ArtifactError::Mismatch { .. } => GrpcCode::Aborted,
-        ArtifactError::TooLong { .. } => GrpcCode::InvalidArgument,
+        ArtifactError::TooLong { .. } | ArtifactError::TooLarge { .. } => GrpcCode::InvalidArgument,
     }
 }

@@ -69,7 +69,7 @@ impl Instruments {
         observe(
             &reading,
             "qlora.store.bytes",
-            "Bytes on disk of the database and of the artifacts",
+            "Bytes of the database on disk, and of the artifacts where they lie",
             |r, o| {
                 let kinds = [
                     ("database", r.disk.database),

@@ -1,5 +1,6 @@
 //! Starts everything in order, serves, and stops in order.
 
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,10 @@ use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
 use qlora_access::{Token, Wire};
 use qlora_engine::Limits;
-use qlora_store::{ArtifactStore, Candidate, Database, JobStore, SqliteStore, StoreError};
+use qlora_store::{
+    ArtifactError, ArtifactPlace, ArtifactStore, Candidate, Database, JobStore, SqliteStore,
+    StoreError,
+};
 use qlora_telemetry::{Logs, Program};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -165,7 +169,7 @@ async fn take_place(setup: &Setup) -> Result<Place, StartError> {
 /// Reads the state, and starts the driver on it.
 async fn start<S: JobStore>(setup: &Setup, store: Arc<S>) -> Result<Services<S>, StartError> {
     let tokens = Tokens::new(setup.token.clone(), &store.tokens().await?);
-    let artifacts = ArtifactStore::open(&setup.folder.join("artifacts")).await?;
+    let artifacts = open_artifacts(setup.cli.artifacts.as_ref(), &setup.folder).await?;
     let limits = Limits {
         lease: setup.cli.lease.as_millis() as u64,
         ..Limits::default()
@@ -207,6 +211,34 @@ async fn lead<S: JobStore>(
     listen::serve(listener, router, setup.bounds, configs, stop, GRACE).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Opens the artifacts at `place`, or in the state folder `folder`, which also has the records of
+/// uploads to a bucket.
+async fn open_artifacts(
+    place: Option<&ArtifactPlace>,
+    folder: &Path,
+) -> Result<ArtifactStore, ArtifactError> {
+    let own = folder.join("artifacts");
+    match place {
+        None => ArtifactStore::open(&own).await,
+        Some(ArtifactPlace::Folder(other)) => ArtifactStore::open(other).await,
+        Some(ArtifactPlace::Bucket(place)) => {
+            let read = |(name, value): (OsString, OsString)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            };
+            let variables: Vec<_> = std::env::vars_os().filter_map(read).collect();
+            let records = folder.join("uploads");
+            let store = ArtifactStore::open_bucket(place, &records, &variables).await?;
+            if std::fs::read_dir(own.join("sha256")).is_ok_and(|mut all| all.next().is_some()) {
+                tracing::warn!(
+                    "artifacts in {} are not looked for there any more; copy the folder sha256 in it to {place}/sha256",
+                    own.display()
+                );
+            }
+            Ok(store)
+        }
+    }
 }
 
 /// What other parts need to know of TLS.

@@ -1,5 +1,6 @@
-//! What the coordinator keeps on disk, in bytes.
+//! What the coordinator keeps, in bytes: the database on its disk, and artifacts where they lie.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,26 +10,32 @@ use tokio::sync::Mutex;
 /// How long a measurement serves: every artifact has to be looked at for one.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// Bytes on disk.
+/// Bytes that are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub database: u64,
     pub artifacts: u64,
 }
 
+/// What one measurement found.
+struct Measured {
+    database: u64,
+    /// None where nobody could tell.
+    artifacts: Option<u64>,
+}
+
+type Measuring = Pin<Box<dyn Future<Output = Measured> + Send>>;
+
 /// Measures, and remembers what it found; cheap to clone.
 #[derive(Clone)]
 pub struct Disk {
-    measure: Arc<dyn Fn() -> Usage + Send + Sync>,
+    measure: Arc<dyn Fn() -> Measuring + Send + Sync>,
     last: Arc<Mutex<Option<(Instant, Usage)>>>,
 }
 
 impl Disk {
     pub fn of(store: Arc<impl JobStore>, artifacts: ArtifactStore) -> Self {
-        let measure = move || Usage {
-            database: store.disk_bytes(),
-            artifacts: artifacts.disk_bytes(),
-        };
+        let measure = move || -> Measuring { Box::pin(measure(store.clone(), artifacts.clone())) };
         Self {
             measure: Arc::new(measure),
             last: Arc::default(),
@@ -44,10 +51,26 @@ impl Disk {
         {
             return usage;
         }
-        let measure = self.measure.clone();
-        let measured = tokio::task::spawn_blocking(move || measure()).await;
-        let usage = measured.unwrap_or_default();
+        let measured = (self.measure)().await;
+        let before = last.map_or(0, |(_, usage)| usage.artifacts);
+        let usage = Usage {
+            database: measured.database,
+            artifacts: measured.artifacts.unwrap_or(before),
+        };
         *last = Some((Instant::now(), usage));
         usage
+    }
+}
+
+async fn measure(store: Arc<impl JobStore>, artifacts: ArtifactStore) -> Measured {
+    // It waits for the disk.
+    let database = tokio::task::spawn_blocking(move || store.disk_bytes()).await;
+    let artifacts = artifacts
+        .bytes()
+        .await
+        .inspect_err(|e| tracing::warn!("the last known bytes of artifacts are told: {e}"));
+    Measured {
+        database: database.unwrap_or_default(),
+        artifacts: artifacts.ok(),
     }
 }

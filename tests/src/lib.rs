@@ -14,6 +14,7 @@ mod postgres;
 mod programs;
 mod proxy;
 pub mod repository;
+mod s3;
 mod wall;
 mod witness;
 
@@ -26,5 +27,6 @@ pub use link::Link;
 pub use postgres::Postgres;
 pub use programs::{Ctl, Program, World, device, wait_until};
 pub use proxy::Proxy;
+pub use s3::{BUCKET, S3Server};
 pub use wall::Wall;
 pub use witness::{Sight, Witness};

@@ -6,7 +6,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Listens, and passes on to another address what it is told.
@@ -50,6 +50,16 @@ impl Proxy {
     /// From now on nothing arrives that is sent to the proxy; what comes back still does.
     pub fn cut(&self) {
         self.forth.set(true);
+    }
+
+    /// Cuts once so many further bytes were sent to the proxy.
+    pub fn cut_after(&self, bytes: usize) {
+        self.forth.left.store(bytes, SeqCst);
+    }
+
+    /// Whether nothing arrives that is sent to the proxy.
+    pub fn is_cut(&self) -> bool {
+        *lock(&self.forth.is_cut)
     }
 
     /// From now on nothing comes back; what is sent to the proxy still arrives.
@@ -101,16 +111,40 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where one direction may be cut.
-#[derive(Default)]
 struct Gate {
     is_cut: Mutex<bool>,
     changed: Condvar,
+    /// Bytes until it is cut.
+    left: AtomicUsize,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            is_cut: Mutex::default(),
+            changed: Condvar::default(),
+            left: AtomicUsize::new(usize::MAX),
+        }
+    }
 }
 
 impl Gate {
     fn set(&self, is_cut: bool) {
         *lock(&self.is_cut) = is_cut;
         self.changed.notify_all();
+    }
+
+    /// So many bytes have come, and it is cut if they are all that it was to pass on.
+    fn count(&self, bytes: usize) {
+        let less = |left: usize| (left < usize::MAX).then(|| left.saturating_sub(bytes));
+        if self
+            .left
+            .fetch_update(SeqCst, SeqCst, less)
+            .is_ok_and(|left| left <= bytes)
+        {
+            self.left.store(usize::MAX, SeqCst);
+            self.set(true);
+        }
     }
 
     /// Waits until the way is whole.
@@ -126,6 +160,7 @@ impl Gate {
 fn pass(mut from: TcpStream, mut to: TcpStream, gate: &Gate, is_gone: &AtomicBool) {
     let mut bytes = [0; 16 << 10];
     while let Ok(n) = from.read(&mut bytes) {
+        gate.count(n);
         gate.pass();
         let is_carried = n > 0 && to.write_all(&bytes[..n]).is_ok();
         if n == 0 || !(is_carried || is_gone.load(SeqCst)) {

@@ -131,7 +131,7 @@ codes! {
     StateFolder = "Q0601",
         "The state folder or the database in it cannot be used.";
     ArtifactStore = "Q0602",
-        "The artifact store cannot be used; often its disk is full.";
+        "The artifact store cannot be used; often its disk is full, or its bucket refuses.";
     Telemetry = "Q0603",
         "Telemetry cannot start; the OTEL_* variables name a receiver that cannot be used.";
     Serve = "Q0604",

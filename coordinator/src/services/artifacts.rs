@@ -78,7 +78,7 @@ impl<S: JobStore> ArtifactService for Services<S> {
             match self.may_upload(&header).await {
                 Ok(()) => finished.publish().await.map_err(CallError::from)?,
                 Err(refused) => {
-                    finished.discard();
+                    finished.discard().await;
                     return Err(refused.into());
                 }
             }

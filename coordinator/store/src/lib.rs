@@ -3,8 +3,8 @@
 //! [`JobStore`] takes batches of [`Write`]s: a batch is durable as a whole when it returns, or
 //! nothing of it is. [`SqliteStore`] is the default; [`PostgresStore`] serves where a second
 //! coordinator is to take over; [`MemoryStore`] is for tests and measurements. All pass one
-//! conformance suite. [`ArtifactStore`] is a folder. This crate decides nothing about
-//! jobs.
+//! conformance suite. [`ArtifactStore`] is a folder or a bucket. This crate
+//! decides nothing about jobs.
 //!
 //! A record that cannot be read does not hide the others: it is left in place, named, and skipped.
 
@@ -18,8 +18,8 @@ mod rows;
 mod sqlite;
 
 pub use artifacts::{
-    ArtifactError, ArtifactReader, ArtifactStat, ArtifactStore, Digest256, Finished, InvalidDigest,
-    Upload,
+    ArtifactError, ArtifactPlace, ArtifactReader, ArtifactStat, ArtifactStore, BucketFault,
+    BucketPlace, Digest256, Finished, InvalidDigest, InvalidPlace, Upload,
 };
 pub use bounds::Bounds;
 pub use error::StoreError;

@@ -1,5 +1,6 @@
 //! One binary for all tests of the whole, so that it is linked once.
 
+mod bucket;
 mod circles;
 mod clocks;
 mod codes;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use qlora_codes::Code;
 
 use super::digest::Digest256;
+use super::s3::BucketFault;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
@@ -27,6 +28,12 @@ pub enum ArtifactError {
     },
     #[error("an upload of {digest} brings more than its {size} bytes")]
     TooLong { digest: Digest256, size: u64 },
+    #[error("artifact {digest} of {size} bytes is too large: a bucket takes {limit} bytes")]
+    TooLarge {
+        digest: Digest256,
+        size: u64,
+        limit: u64,
+    },
     #[error("upload of {digest}: got {received} of {size} bytes; query the size and resume")]
     TooShort {
         digest: Digest256,
@@ -39,6 +46,8 @@ pub enum ArtifactError {
     DiskFull { path: PathBuf },
     #[error("the artifact store fails at {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("artifacts in {place}: {fault}")]
+    Bucket { place: String, fault: BucketFault },
 }
 
 impl ArtifactError {
@@ -50,9 +59,11 @@ impl ArtifactError {
             | Self::Damaged { .. }
             | Self::Offset { .. }
             | Self::TooLong { .. }
+            | Self::TooLarge { .. }
             | Self::TooShort { .. }
             | Self::Mismatch { .. }
-            | Self::Io { .. } => Code::ArtifactStore,
+            | Self::Io { .. }
+            | Self::Bucket { .. } => Code::ArtifactStore,
         }
     }
 }

@@ -1,27 +1,23 @@
-//! Artifacts in a folder, each under its SHA-256.
+//! Artifacts, each under its SHA-256: complete and right, or not there.
 //!
-//! Every upload writes a file of its own, `partial/<digest>.<number>`, and hashes what it writes.
-//! When all bytes are there and hash to the digest, the file is synced, renamed to `sha256/<first
-//! two>/<digest>`, and the folder is synced: under that name an artifact is complete, right and
-//! durable. The file of an interrupted upload waits for the next upload of the same digest, which
-//! resumes it or starts over; nobody else uses it meanwhile.
-//!
-//! A file under a final name is hashed again before the store vouches for it, once after every
-//! start and whenever it was changed. A damaged file counts as missing, so that the next upload
-//! replaces it.
+//! They lie in a folder of this machine or in a bucket; `folder` and `s3` say how. The modules
+//! beside them hold what is the same for both: names, errors, and which artifacts may go.
 
 mod blocking;
 mod digest;
 mod error;
 mod folder;
-mod hashes;
-mod partial;
+mod found;
+mod place;
 mod reader;
+mod s3;
 mod store;
 mod upload;
 
 pub use digest::{Digest256, InvalidDigest};
 pub use error::ArtifactError;
+pub use place::{ArtifactPlace, BucketPlace, InvalidPlace};
 pub use reader::ArtifactReader;
+pub use s3::BucketFault;
 pub use store::{ArtifactStat, ArtifactStore};
 pub use upload::{Finished, Upload};

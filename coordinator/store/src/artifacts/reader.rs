@@ -1,53 +1,34 @@
-//! An artifact that is read piece by piece, so that no caller holds all of its bytes.
-//!
-//! The bytes are hashed on their way: a file may have been changed under its name so that nothing
-//! but its bytes tells.
+//! An artifact that is read, wherever it lies.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::mem;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
-
-use super::blocking::blocking;
-use super::digest::Digest256;
-use super::error::{ArtifactError, at};
-use super::folder::Folder;
+use super::error::ArtifactError;
+use super::folder::FileReader;
+use super::s3::ObjectReader;
 
 /// Reads an artifact piece by piece.
 pub struct ArtifactReader {
     /// Of the whole artifact.
     pub size: u64,
-    file: Arc<File>,
-    path: PathBuf,
-    digest: Digest256,
-    folder: Arc<Folder>,
-    /// Of the bytes up to where it stands, but for the first `skipped`.
-    hash: Sha256,
-    skipped: u64,
+    origin: Origin,
+}
+
+enum Origin {
+    Folder(FileReader),
+    Bucket(ObjectReader),
 }
 
 impl ArtifactReader {
-    /// Opens the file of `digest`, which has `size` bytes, at `offset`.
-    pub(super) fn open(
-        folder: Arc<Folder>,
-        digest: Digest256,
-        size: u64,
-        offset: u64,
-    ) -> Result<Self, ArtifactError> {
-        let path = folder.final_path(&digest);
-        let file = File::open(&path).map_err(at(&path))?;
-        Ok(Self {
-            size,
-            file: Arc::new(file),
-            path,
-            digest,
-            folder,
-            hash: Sha256::new(),
-            skipped: offset.min(size),
-        })
+    pub(super) fn of_folder(reader: FileReader) -> Self {
+        Self {
+            size: reader.size,
+            origin: Origin::Folder(reader),
+        }
+    }
+
+    pub(super) fn of_bucket(reader: ObjectReader) -> Self {
+        Self {
+            size: reader.size,
+            origin: Origin::Bucket(reader),
+        }
     }
 
     /// Up to `limit` further bytes; none at the end.
@@ -56,42 +37,9 @@ impl ArtifactReader {
     /// Also [`ArtifactError::Damaged`] in the place of the end, where the bytes that were read are
     /// not those of the name.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<u8>, ArtifactError> {
-        let (file, mut hash) = (self.file.clone(), self.hash.clone());
-        let skipped = mem::take(&mut self.skipped);
-        let read = move || -> io::Result<(Vec<u8>, Sha256)> {
-            let mut file = &*file;
-            if skipped > 0 {
-                file.seek(SeekFrom::Start(0))?;
-                io::copy(&mut file.take(skipped), &mut hash)?;
-            }
-            let mut buffer = vec![0u8; limit];
-            let n = file.read(&mut buffer)?;
-            buffer.truncate(n);
-            hash.update(&buffer);
-            Ok((buffer, hash))
-        };
-        let read = blocking(&self.digest, read).await?;
-        let (bytes, hash) = read.map_err(at(&self.path))?;
-        self.hash = hash;
-        if bytes.is_empty() && limit > 0 {
-            self.check()?;
+        match &mut self.origin {
+            Origin::Folder(reader) => reader.next(limit).await,
+            Origin::Bucket(reader) => reader.next(limit).await,
         }
-        Ok(bytes)
-    }
-
-    /// Of an artifact that was read to its end: whether it was what its name says.
-    fn check(&self) -> Result<(), ArtifactError> {
-        let found = hex::encode(self.hash.clone().finalize());
-        if found == self.digest.as_str() {
-            return Ok(());
-        }
-        self.folder
-            .condemn(&self.digest, &self.file, &found)
-            .map_err(at(&self.path))?;
-        Err(ArtifactError::Damaged {
-            digest: self.digest.clone(),
-            path: self.path.clone(),
-            fault: format!("its bytes hash to {found}"),
-        })
     }
 }

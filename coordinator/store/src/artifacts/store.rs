@@ -1,17 +1,22 @@
 //! The operations of the store: tell what it has, take an upload, read, and remove what nothing
-//! needs. The folder knows how files lie on disk.
+//! needs. The backends know how bytes lie in a folder or in a bucket.
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::blocking::blocking;
 use super::digest::Digest256;
 use super::error::{ArtifactError, at};
-use super::folder::{Folder, Found, older_than};
+use super::folder::{FileReader, FileUpload, Folder, older_than};
+use super::found::Found;
+use super::place::BucketPlace;
 use super::reader::ArtifactReader;
-use super::upload::Upload;
+use super::s3::{Bucket, ObjectReader, ObjectUpload};
+use super::upload::{Upload, UploadTo};
 
 /// How long an upload that broke off waits for its sender, and an artifact for the job that will
 /// need it.
@@ -28,38 +33,76 @@ pub struct ArtifactStat {
     pub size: u64,
 }
 
-/// A folder of artifacts; cheap to clone.
+/// Artifacts in a folder or a bucket; cheap to clone.
 #[derive(Clone)]
 pub struct ArtifactStore {
-    folder: Arc<Folder>,
+    backend: Backend,
     /// When somebody was last told that an artifact is there, and need not send it.
     told: Arc<Mutex<HashMap<Digest256, Instant>>>,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Folder(Arc<Folder>),
+    Bucket(Arc<Bucket>),
 }
 
 impl ArtifactStore {
     /// Opens the store in `folder`, makes it where it is missing, and removes what was left of old
     /// uploads.
     pub async fn open(folder: &Path) -> Result<Self, ArtifactError> {
-        Ok(Self {
-            folder: Arc::new(Folder::open(folder, KEEP)?),
+        Ok(Self::on(Backend::Folder(Arc::new(Folder::open(
+            folder, KEEP,
+        )?))))
+    }
+
+    /// Opens the store in the bucket at `place`, by the `AWS_*` ones of `variables`, and ends what
+    /// was left of old uploads. The folder `records` has what is to be known of uploads that broke off.
+    ///
+    /// # Errors
+    /// The bucket cannot be listed or written, or the folder cannot be used.
+    pub async fn open_bucket(
+        place: &BucketPlace,
+        records: &Path,
+        variables: &[(String, String)],
+    ) -> Result<Self, ArtifactError> {
+        let bucket = Bucket::open(place, records, variables, KEEP).await?;
+        Ok(Self::on(Backend::Bucket(Arc::new(bucket))))
+    }
+
+    fn on(backend: Backend) -> Self {
+        Self {
+            backend,
             told: Arc::default(),
-        })
+        }
     }
 
     /// Removes what was left of uploads that nobody has gone on with.
-    pub fn clean(&self) {
-        self.folder.parts.clean(KEEP);
+    pub async fn clean(&self) {
+        match &self.backend {
+            Backend::Folder(folder) => folder.clean(KEEP),
+            Backend::Bucket(bucket) => bucket.clean(KEEP).await,
+        }
     }
 
-    /// Removes all that was left of uploads, old or not: state must be stored, and their senders
-    /// can send again.
+    /// Removes all that was left of uploads on this disk, old or not: state must be stored, and
+    /// their senders can send again. Those to a bucket take next to nothing here, and stay.
     pub fn make_room(&self) {
-        self.folder.parts.clear();
+        match &self.backend {
+            Backend::Folder(folder) => folder.make_room(),
+            Backend::Bucket(_) => {}
+        }
     }
 
-    /// Bytes that artifacts and uploads take on disk; it waits for the disk.
-    pub fn disk_bytes(&self) -> u64 {
-        self.folder.bytes()
+    /// Bytes that artifacts and uploads take in the folder or the bucket.
+    ///
+    /// # Errors
+    /// The bucket cannot be listed.
+    pub async fn bytes(&self) -> Result<u64, ArtifactError> {
+        match &self.backend {
+            Backend::Folder(folder) => on_disk(folder, |folder| Ok(folder.bytes())).await,
+            Backend::Bucket(bucket) => bucket.bytes().await,
+        }
     }
 
     /// What there is of an artifact, for somebody who relies on it: one that is complete stays for
@@ -67,10 +110,10 @@ impl ArtifactStore {
     pub async fn stat(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
         // Before it is looked for, so that it does not go between the look and the answer.
         let now = Instant::now();
-        let before = self.told().insert(digest.clone(), now);
+        let before = self.told().await.insert(digest.clone(), now);
         let found = self.look(digest).await;
         if !found.as_ref().is_ok_and(|stat| stat.complete) {
-            let mut told = self.told();
+            let mut told = self.told().await;
             if told.get(digest) == Some(&now) {
                 told.remove(digest);
                 told.extend(before.map(|before| (digest.clone(), before)));
@@ -79,9 +122,13 @@ impl ArtifactStore {
         found
     }
 
-    /// What there is of an artifact; its bytes are hashed if they were not before.
+    /// What there is of an artifact. In a folder its bytes are hashed if they were not before; in
+    /// a bucket they are hashed when they are read.
     pub async fn look(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
-        let received = self.folder.parts.bytes(digest);
+        let received = match &self.backend {
+            Backend::Folder(folder) => folder.resting_bytes(digest),
+            Backend::Bucket(bucket) => bucket.resting_bytes(digest),
+        };
         Ok(match self.find(digest).await? {
             Found::Right { bytes } => ArtifactStat {
                 complete: true,
@@ -102,15 +149,28 @@ impl ArtifactStore {
     }
 
     /// Removes an artifact that no job needs any more, unless somebody was told within a day that
-    /// it is there: a job that needs it may be on its way. [`Self::sweep`] removes it later. A file
+    /// it is there: a job that needs it may be on its way. [`Self::sweep`] removes it later. One
     /// that cannot be removed stays, and the log names it. Whether it was to be removed.
-    pub fn release(&self, digest: &Digest256) -> bool {
+    pub async fn release(&self, digest: &Digest256) -> bool {
         // Held meanwhile, so that nobody is told of it.
-        let told = self.told();
+        let told = self.told().await;
         let goes = told.get(digest).is_none_or(|told| told.elapsed() >= KEEP);
         if goes {
-            self.folder.remove(digest);
+            match &self.backend {
+                Backend::Folder(folder) => {
+                    let name = digest.clone();
+                    let removed = on_disk(folder, move |folder| {
+                        folder.remove(&name);
+                        Ok(())
+                    });
+                    if let Err(e) = removed.await {
+                        tracing::warn!("{e}");
+                    }
+                }
+                Backend::Bucket(bucket) => bucket.remove(digest).await,
+            }
         }
+        drop(told);
         goes
     }
 
@@ -118,19 +178,43 @@ impl ArtifactStore {
     /// within a day.
     ///
     /// # Errors
-    /// A folder cannot be read.
-    pub fn sweep(&self, is_needed: &dyn Fn(&str) -> bool) -> Result<u64, ArtifactError> {
+    /// A folder cannot be read, or the bucket cannot be listed.
+    pub async fn sweep(
+        &self,
+        is_needed: impl Fn(&str) -> bool + Send + Sync,
+    ) -> Result<u64, ArtifactError> {
         let mut removed = 0;
-        for shelf in self.folder.shelves()? {
-            // An artifact may be replaced meanwhile: what is old is removed at once, shelf by shelf.
-            for digest in older_than(KEEP, &shelf)? {
-                if !is_needed(digest.as_str()) && self.release(&digest) {
-                    removed += 1;
+        match &self.backend {
+            Backend::Folder(folder) => {
+                let shelves = on_disk(folder, |folder| folder.shelves()).await?;
+                // An artifact may be replaced meanwhile: what is old is removed at once, shelf by
+                // shelf.
+                for shelf in shelves {
+                    let old = on_disk(folder, move |_| older_than(KEEP, &shelf)).await?;
+                    removed += self.release_all(old, &is_needed).await;
                 }
             }
+            Backend::Bucket(bucket) => {
+                let old = bucket.older_than(KEEP).await?;
+                removed += self.release_all(old, &is_needed).await;
+            }
         }
-        self.told().retain(|_, told| told.elapsed() < KEEP);
+        self.told().await.retain(|_, told| told.elapsed() < KEEP);
         Ok(removed)
+    }
+
+    async fn release_all(
+        &self,
+        old: Vec<Digest256>,
+        is_needed: &(impl Fn(&str) -> bool + Send + Sync),
+    ) -> u64 {
+        let mut removed = 0;
+        for digest in old {
+            if !is_needed(digest.as_str()) && self.release(&digest).await {
+                removed += 1;
+            }
+        }
+        removed
     }
 
     /// Begins an upload of `size` bytes, or goes on at `offset` with one that broke off.
@@ -140,8 +224,16 @@ impl ArtifactStore {
         size: u64,
         offset: u64,
     ) -> Result<Upload, ArtifactError> {
-        let (folder, name) = (self.folder.clone(), digest.clone());
-        blocking(digest, move || Upload::open(folder, &name, size, offset)).await?
+        Ok(Upload(match &self.backend {
+            Backend::Folder(folder) => {
+                let (folder, name) = (folder.clone(), digest.clone());
+                let open = move || FileUpload::open(folder, &name, size, offset);
+                UploadTo::Folder(blocking(digest, open).await??)
+            }
+            Backend::Bucket(bucket) => {
+                UploadTo::Bucket(ObjectUpload::open(bucket.clone(), digest, size, offset)?)
+            }
+        }))
     }
 
     /// Reads an artifact from `offset` on.
@@ -153,28 +245,51 @@ impl ArtifactStore {
         digest: &Digest256,
         offset: u64,
     ) -> Result<ArtifactReader, ArtifactError> {
+        let folder = match &self.backend {
+            Backend::Folder(folder) => folder,
+            Backend::Bucket(bucket) => {
+                let reader = ObjectReader::open(bucket.clone(), digest, offset).await?;
+                return Ok(ArtifactReader::of_bucket(reader));
+            }
+        };
         match self.find(digest).await? {
             Found::Nothing => Err(ArtifactError::Missing(digest.clone())),
             Found::Damaged { fault } => Err(ArtifactError::Damaged {
                 digest: digest.clone(),
-                path: self.folder.final_path(digest),
+                path: folder.final_path(digest),
                 fault,
             }),
             Found::Right { bytes } => {
-                ArtifactReader::open(self.folder.clone(), digest.clone(), bytes, offset)
+                let reader = FileReader::open(folder.clone(), digest.clone(), bytes, offset)?;
+                Ok(ArtifactReader::of_folder(reader))
             }
         }
     }
 
     async fn find(&self, digest: &Digest256) -> Result<Found, ArtifactError> {
-        let (folder, name) = (self.folder.clone(), digest.clone());
-        let path = folder.final_path(digest);
-        blocking(digest, move || folder.find(&name))
-            .await?
-            .map_err(at(&path))
+        match &self.backend {
+            Backend::Folder(folder) => {
+                let (folder, name) = (folder.clone(), digest.clone());
+                let path = folder.final_path(digest);
+                blocking(digest, move || folder.find(&name))
+                    .await?
+                    .map_err(at(&path))
+            }
+            Backend::Bucket(bucket) => bucket.find(digest).await,
+        }
     }
 
-    fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
+        self.told.lock().await
     }
+}
+
+/// Runs `f` on a thread that may wait for the disk of `folder`.
+async fn on_disk<T: Send + 'static>(
+    folder: &Arc<Folder>,
+    f: impl FnOnce(&Folder) -> Result<T, ArtifactError> + Send + 'static,
+) -> Result<T, ArtifactError> {
+    let (folder, path) = (folder.clone(), folder.path().to_owned());
+    let ended = tokio::task::spawn_blocking(move || f(&folder)).await;
+    ended.map_err(|e| at(&path)(std::io::Error::other(e)))?
 }

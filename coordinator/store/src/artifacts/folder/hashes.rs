@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use super::digest::Digest256;
+use crate::artifacts::digest::Digest256;
 
 /// Bytes that are read at one time.
 const BUFFER: usize = 256 * 1024;

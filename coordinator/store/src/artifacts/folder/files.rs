@@ -11,27 +11,21 @@ use std::time::Duration;
 
 use sha2::Digest;
 
-use super::digest::Digest256;
-use super::error::{ArtifactError, at};
 use super::hashes::{Hashes, Stamp, hash_of};
 use super::partial::{Parts, bytes_in};
+use crate::artifacts::digest::Digest256;
+use crate::artifacts::error::{ArtifactError, at};
+use crate::artifacts::found::Found;
 
 /// Folders that are moved aside from under one name; beyond that somebody has to look.
 const MOST_ASIDE: u32 = 1000;
 
 /// Complete artifacts, and parts of uploads that broke off.
-pub(super) struct Folder {
+pub(in crate::artifacts) struct Folder {
     artifacts: PathBuf,
-    pub parts: Parts,
+    pub(super) parts: Parts,
     /// Files that were hashed, and what their bytes hash to.
     hashes: Hashes,
-}
-
-/// What lies under a final name.
-pub(super) enum Found {
-    Nothing,
-    Right { bytes: u64 },
-    Damaged { fault: String },
 }
 
 impl Folder {
@@ -56,6 +50,26 @@ impl Folder {
             parts,
             hashes: Hashes::default(),
         })
+    }
+
+    /// Bytes with which the next upload of `digest` may go on.
+    pub fn resting_bytes(&self, digest: &Digest256) -> u64 {
+        self.parts.bytes(digest)
+    }
+
+    /// Removes parts of uploads that have waited for longer than `keep`.
+    pub fn clean(&self, keep: Duration) {
+        self.parts.clean(keep);
+    }
+
+    /// Removes all parts that wait.
+    pub fn make_room(&self) {
+        self.parts.clear();
+    }
+
+    /// The folder of all artifacts.
+    pub fn path(&self) -> &Path {
+        &self.artifacts
     }
 
     pub fn final_path(&self, digest: &Digest256) -> PathBuf {
@@ -181,7 +195,10 @@ fn free_name(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The shelf or one of its files cannot be read.
-pub(super) fn older_than(keep: Duration, shelf: &Path) -> Result<Vec<Digest256>, ArtifactError> {
+pub(in crate::artifacts) fn older_than(
+    keep: Duration,
+    shelf: &Path,
+) -> Result<Vec<Digest256>, ArtifactError> {
     let mut old = Vec::new();
     for file in fs::read_dir(shelf).map_err(at(shelf))? {
         let file = file.map_err(at(shelf))?;

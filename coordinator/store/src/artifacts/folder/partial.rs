@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::Sha256;
 
-use super::digest::Digest256;
+use crate::artifacts::digest::Digest256;
 
 /// The file of an upload that broke off.
 pub(super) struct Part {

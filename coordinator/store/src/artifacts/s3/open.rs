@@ -1,0 +1,87 @@
+//! How a bucket is reached, and whether it can be used as artifacts need it.
+
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientConfigKey, Error, ObjectStore, RetryConfig};
+use tokio_stream::StreamExt;
+
+use super::fault::BucketFault;
+use crate::artifacts::place::BucketPlace;
+
+/// Tries of a request while the coordinator serves. Whoever asked is told within this time.
+const SERVING: (usize, Duration) = (6, Duration::from_secs(30));
+/// Tries of a request at the start, which somebody waits for.
+const STARTING: (usize, Duration) = (1, Duration::from_secs(5));
+/// The key at which a start tries whether it may write; nothing is ever put there.
+const PROBE: &str = "probe";
+
+/// A client of the bucket that was tried.
+pub(super) async fn open(
+    place: &BucketPlace,
+    root: &Path,
+    variables: &[(String, String)],
+) -> Result<AmazonS3, BucketFault> {
+    // Whichever part of the program comes first installs it; there is one provider in all.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let settings = |e: Error| BucketFault::Settings(e.to_string());
+    check(&client(place, variables, STARTING).map_err(settings)?, root)
+        .await
+        .map_err(|e| BucketFault::of(&e))?;
+    client(place, variables, SERVING).map_err(settings)
+}
+
+/// A client by the `AWS_*` variables; those that it does not know are for others.
+fn client(
+    place: &BucketPlace,
+    variables: &[(String, String)],
+    tries: (usize, Duration),
+) -> Result<AmazonS3, Error> {
+    let (max_retries, retry_timeout) = tries;
+    let retry = RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(5),
+            base: 2.0,
+        },
+        max_retries,
+        retry_timeout,
+    };
+    // A large artifact takes as long as it takes; a server that is silent is not waited for.
+    let patience = [
+        (ClientConfigKey::ConnectTimeout, "5s"),
+        (ClientConfigKey::ReadTimeout, "2m"),
+        (ClientConfigKey::Timeout, "1d"),
+    ];
+    let mut builder = AmazonS3Builder::new();
+    for (name, value) in variables
+        .iter()
+        .filter(|(name, _)| name.starts_with("AWS_"))
+    {
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    builder = builder.with_bucket_name(&place.bucket);
+    for (key, value) in patience {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+    }
+    // Who names an endpoint without TLS wants it; other tools ask for no second variable.
+    let endpoint = builder
+        .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+        .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
+    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        builder = builder.with_allow_http(true);
+    }
+    builder.with_retry(retry).build()
+}
+
+/// Tries what artifacts need, and leaves nothing: an upload that is ended, and a listing.
+async fn check(client: &AmazonS3, root: &Path) -> Result<(), Error> {
+    let probe = root.clone().join(PROBE);
+    let upload = client.create_multipart(&probe).await?;
+    client.abort_multipart(&probe, &upload).await?;
+    client.list(Some(root)).next().await.transpose().map(drop)
+}

@@ -1,0 +1,117 @@
+//! Artifacts in a bucket, on a server of S3 that others wrote.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qlora_proto::StatArtifactRequest;
+use qlora_tests::{BUCKET, Program, Proxy, S3Server, World, wait_until};
+use rustix::process::Signal;
+
+use crate::faults::{adapter, checkpointed, signal, succeeded_once};
+
+/// Adapters of more than one part of an upload, with a checkpoint every ten steps.
+const LARGE: &str =
+    "lora: {r: 1024}\ntraining: {max_steps: 30, checkpoint_every: 10, eval_rows: 2}";
+/// Every part of an upload of this size but the last.
+const PART: usize = 8 << 20;
+
+fn server() -> S3Server {
+    S3Server::start(&Path::new(env!("CARGO_MANIFEST_DIR")).join("python/s3_server.py"))
+}
+
+/// A coordinator with artifacts in a bucket, which it reaches by the address `endpoint`.
+fn world(endpoint: &str) -> World {
+    let place = format!("s3://{BUCKET}/of-a-test/");
+    let env = [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    World::with_env(&["--artifacts", &place], &env)
+}
+
+/// The record of an upload of which the bucket has one part.
+fn record_of_one_part(world: &World) -> Option<PathBuf> {
+    let entries = fs::read_dir(world.path("state/uploads")).ok()?;
+    let mut records = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    records.find(|path| fs::read_to_string(path).is_ok_and(|text| text.lines().count() == 2))
+}
+
+/// Kills the coordinator in the middle of an upload of `worker`, once `proxy` has cut it off, and
+/// starts it again. The upload is there and waits.
+fn kill_in_an_upload(world: &mut World, worker: &Program, proxy: &Proxy) {
+    let record = wait_until("an upload that is cut off after a part", || {
+        record_of_one_part(world).filter(|_| proxy.is_cut())
+    });
+    world.coordinator.kill();
+    // What it says next, it says once somebody has looked.
+    signal(worker.pid(), Signal::STOP);
+    proxy.mend();
+    world.restart_coordinator();
+    let name = record.file_name().and_then(|name| name.to_str());
+    let digest = name
+        .and_then(|name| name.split('.').next())
+        .expect("a digest");
+    let digest = digest.to_owned();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let stat = runtime.block_on(async {
+        let mut artifacts = world.client().artifacts;
+        artifacts
+            .stat_artifact(StatArtifactRequest { digest })
+            .await
+    });
+    let stat = stat.expect("a stat").into_inner();
+    assert!(!stat.complete);
+    assert_eq!(stat.received, PART as u64);
+    signal(worker.pid(), Signal::CONT);
+}
+
+#[test]
+fn a_coordinator_that_is_killed_in_an_upload_to_a_bucket_goes_on_with_it() {
+    let server = server();
+    let endpoint = server.address.trim_start_matches("http://");
+    let proxy = Proxy::to(endpoint);
+    let mut world = world(&format!("http://{}", proxy.address));
+    let config = world.config(LARGE);
+    let killed = world.submit(&config, &[]);
+    // Of the first checkpoint, a part and the beginning of the next one.
+    proxy.cut_after(PART + (2 << 20));
+    let worker = world.worker("a", &[]);
+    kill_in_an_upload(&mut world, &worker, &proxy);
+    let job = world.ended(killed);
+    assert!(checkpointed(&job), "{job:#}");
+    succeeded_once(&job);
+    let attempts = job["attempts"].as_array().map(Vec::len);
+    assert_eq!(attempts, Some(1), "the trouble of a bucket ends no attempt");
+    let whole = world.submit(&config, &[]);
+    succeeded_once(&world.ended(whole));
+    assert!(
+        adapter(&world, killed) == adapter(&world, whole),
+        "the adapter is another one than without the kill"
+    );
+    assert!(
+        !world.path("state/artifacts").exists(),
+        "artifacts lie on this disk too"
+    );
+}
+
+#[test]
+fn a_start_with_a_bucket_that_is_not_there_is_refused_with_the_way_out() {
+    let server = server();
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = qlora_tests::launch("qlora-coordinator")
+        .args(["--listen", "127.0.0.1:0", "--artifacts", "s3://nowhere"])
+        .arg("--state-dir")
+        .arg(folder.path())
+        .env("AWS_ENDPOINT_URL", &server.address)
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .output()
+        .expect("a coordinator");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for part in ["Q0602", "s3://nowhere", "no such bucket", "help:"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
