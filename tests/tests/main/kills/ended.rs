@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use qlora_tests::{World, wait_until};
 
-use super::round::{EVERY, STEPS};
 use crate::faults::succeeded_once;
+
+/// Steps of each job, and between two of its checkpoints.
+const STEPS: u64 = 80;
+const EVERY: u64 = 5;
 
 /// Waits for the job `id`, and holds it and its steps against what it is to have done.
 pub fn complete(world: &World, id: u64) {

@@ -12,12 +12,9 @@ use crate::faults::{adapter, child_of};
 
 /// Seconds after which a worker has lost its job.
 const LEASE: &str = "5";
-/// So short that several checkpoints lie between two kills.
+/// So short that several checkpoints lie between two kills; `ended.rs` has its numbers too.
 const JOB: &str =
     "training: {max_steps: 80, checkpoint_every: 5, eval_rows: 1}\nresources: {max_retries: 20}";
-/// Steps of each job, and between two of its checkpoints.
-pub const STEPS: u64 = 80;
-pub const EVERY: u64 = 5;
 /// Seeds of the jobs' training.
 const JOBS: [u64; 3] = [1, 2, 3];
 
