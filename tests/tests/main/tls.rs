@@ -157,10 +157,8 @@ fn a_certificate_is_for_its_names_alone() {
 #[test]
 fn where_one_end_speaks_tls_alone_the_way_out_is_told() {
     let world = secured();
-    let plain = world.ctl_with(
-        &["jobs"],
-        &[("QLORA_URL", &format!("http://{}", world.address))],
-    );
+    let url = format!("http://{}", world.address);
+    let plain = world.ctl(&["jobs", "--coordinator", &url]);
     let told = refused(&plain);
     assert!(told.contains("the server speaks TLS") && told.contains("write https://"));
     let browser = http(&world.address, "GET", "/", &[], &[]);
