@@ -2,8 +2,6 @@
 //! not what they should be do not stop it.
 #![cfg(target_os = "linux")]
 
-#[path = "../../../coordinator/store/tests/disk/mod.rs"]
-mod disk;
 mod speaker;
 mod uploads;
 
@@ -16,7 +14,7 @@ use qlora_tests::World;
 use sqlx::Connection;
 use tonic::Code;
 
-use self::disk::Disk;
+use crate::disk::Disk;
 use self::speaker::{Speaker, Upload, file, run};
 
 fn restart(world: &mut World) {

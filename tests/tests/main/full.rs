@@ -2,9 +2,6 @@
 //! and goes on by itself, or where it was, when there is room.
 #![cfg(target_os = "linux")]
 
-#[path = "../../../coordinator/store/tests/disk/mod.rs"]
-mod disk;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -13,7 +10,7 @@ use qlora_testkit::skip;
 use qlora_tests::{Hub, Program, World, launch, wait_until};
 use serde_json::Value;
 
-use self::disk::Disk;
+use crate::disk::Disk;
 use crate::faults::{adapter, checkpointed, steps, succeeded_once};
 
 const LONG: &str = "training: {max_steps: 400, checkpoint_every: 10, eval_rows: 2}";

@@ -8,6 +8,9 @@ mod configs;
 mod contributing;
 mod cuts;
 mod data;
+#[cfg(target_os = "linux")]
+#[path = "../../../coordinator/store/tests/disk/mod.rs"]
+mod disk;
 mod docs;
 mod doors;
 mod drain;

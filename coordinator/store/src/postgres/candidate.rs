@@ -15,7 +15,7 @@ use crate::bounds::Bounds;
 use crate::error::StoreError;
 
 /// The lock of whoever leads; it is of one database, and its number says nothing.
-const LOCK: i64 = 0x716c_6f72_61;
+const LOCK: i64 = 0x71_6c6f_7261;
 
 /// Asks to lead. It is one session of the server, which the lock belongs to.
 pub struct Candidate {

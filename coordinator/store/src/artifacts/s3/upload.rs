@@ -195,21 +195,23 @@ impl Own {
             self
         };
         let (mut own, part) = own.put(part).await?;
-        let record = move || match &mut own.record {
-            Some(record) => match record.add(part, state) {
-                Ok(()) => Ok(own),
-                Err(e) => Err((at(record.path())(e), own)),
-            },
-            None => Err((own.is_gone(), own)),
+        let record = move || {
+            let added = match &mut own.record {
+                Some(record) => {
+                    let named = at(record.path());
+                    record.add(part, state).map_err(named)
+                }
+                None => Err(own.is_gone()),
+            };
+            (own, added)
         };
-        match blocking(&digest, record).await? {
-            Ok(own) => Ok(own),
+        let (own, added) = blocking(&digest, record).await?;
+        if let Err(fault) = added {
             // Half a line may be in the record, so nobody can go on with it.
-            Err((fault, own)) => {
-                own.end().await;
-                Err(fault)
-            }
+            own.end().await;
+            return Err(fault);
         }
+        Ok(own)
     }
 
     /// Begins the upload in the bucket, and records it before anything is sent.
