@@ -27,7 +27,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use self::awake::{Awake, Missed};
-use self::batch::{Answer, Batch, Released};
+use self::batch::{Answer, Batch, Released, Reply};
 pub use self::handle::Handle;
 use self::handle::{BROADCAST, Command, Shared};
 use self::trouble::Trouble;
@@ -76,6 +76,7 @@ impl<S: JobStore> Driver<S> {
         let Stored {
             jobs,
             unreadable,
+            ended,
             drains,
             reserved,
             coordinator_id,
@@ -84,6 +85,8 @@ impl<S: JobStore> Driver<S> {
         getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
         let mut engine = Engine::new(limits, jobs, now(), seed);
         engine.reserve(reserved);
+        engine.adopt_ended(ended);
+        engine.put_ended_away();
         engine.adopt_drains(drains);
         let (sender, commands) = mpsc::channel(4 * BATCH);
         let shared = Arc::new(Shared {
@@ -148,7 +151,7 @@ impl<S: JobStore> Driver<S> {
                 () = tokio::time::sleep_until(deadline) => {}
             }
             self.look_about();
-            let batch = self.handle(waiting.drain(..));
+            let batch = self.handle(waiting.drain(..)).await;
             self.settle(batch).await;
         }
     }
@@ -190,7 +193,7 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
-    fn handle(&mut self, commands: impl Iterator<Item = Command>) -> Batch {
+    async fn handle(&mut self, commands: impl Iterator<Item = Command>) -> Batch {
         let mut batch = Batch::default();
         let mut events = Vec::new();
         for command in commands {
@@ -208,6 +211,10 @@ impl<S: JobStore> Driver<S> {
         }
         for (event, attached, by, reply) in events {
             let again = needs_no_store(&event).then(|| event.clone());
+            if let Err(fault) = recall(&mut self.engine, &*self.store, &event).await {
+                self.refuse(reply, fault);
+                continue;
+            }
             let response = self.one(event, attached, by.as_ref(), &mut batch);
             batch.answers.push(Answer {
                 reply,
@@ -227,6 +234,17 @@ impl<S: JobStore> Driver<S> {
     }
 
     /// Adds the jobs that changed to what is to be written.
+    /// Answers an event that was not handled: a job that it names could not be read.
+    fn refuse(&mut self, reply: Option<Reply>, fault: CallError) {
+        if let CallError::Unreadable { job, fault } = &fault {
+            let (job, fault, told) = (*job, fault.clone(), false);
+            self.set_aside(vec![Unreadable { job, fault, told }]);
+        }
+        if let Some(reply) = reply {
+            drop(reply.send(Err(fault)));
+        }
+    }
+
     fn collect(&self, batch: &mut Batch) {
         let changed = batch.dirty.iter().filter_map(|&id| self.engine.job(id));
         batch
@@ -304,6 +322,7 @@ impl<S: JobStore> Driver<S> {
         }
         self.engine.settled();
         self.wake(&batch.wakes);
+        self.engine.put_ended_away();
         self.release(batch.released);
         self.keep_waiters(batch.answers.iter().map(|answer| &answer.response));
         for Answer {
@@ -350,6 +369,7 @@ impl<S: JobStore> Driver<S> {
             _ => self.engine.take_back(now()),
         }
         let refused = || match &fault {
+        self.engine.put_ended_away();
             StoreError::Unsure { .. } => CallError::Unsure(fault.to_string()),
             StoreError::Damaged { .. } => CallError::Damaged(fault.to_string()),
             _ => CallError::NotDurable(fault.to_string()),
@@ -436,6 +456,16 @@ impl<S: JobStore> Driver<S> {
     }
 
     /// What is durable is not known: it is read, and taken for what is. Watchers hear of every job
+    /// Brings those of `changed` to hand that have ended, so that their watchers hear of it.
+    async fn recall_ended(&mut self, changed: &BTreeSet<JobId>) {
+        for &id in changed {
+            match self.store.job(id).await {
+                Ok(job) => job.into_iter().for_each(|job| self.engine.recall(job)),
+                Err(e) => tracing::error!(job = %id, "watchers do not hear of a change: {e}"),
+            }
+        }
+    }
+
     /// that may be another than they were told last: those of the write that is in doubt, `dirty`,
     /// and those that somebody else changed.
     async fn reload(&mut self, dirty: &BTreeSet<JobId>) {
@@ -444,6 +474,7 @@ impl<S: JobStore> Driver<S> {
                 Ok(Stored {
                     jobs,
                     unreadable,
+                    ended,
                     drains,
                     reserved,
                     ..
@@ -454,9 +485,11 @@ impl<S: JobStore> Driver<S> {
                     changed.extend(dirty);
                     self.engine.restore(jobs, now());
                     self.engine.reserve(reserved);
+                    self.engine.adopt_ended(ended);
                     self.engine.adopt_drains(drains);
                     self.set_aside(unreadable);
                     self.publish(&changed, Vec::new());
+                    self.recall_ended(&changed).await;
                     return;
                 }
                 Err(e) => {
@@ -469,6 +502,24 @@ impl<S: JobStore> Driver<S> {
 }
 
 /// Whether an event is worth handling though nothing can be stored: workers come, stay and go.
+/// Brings ended jobs to hand that `event` needs.
+async fn recall<S: JobStore>(
+    engine: &mut Engine,
+    store: &S,
+    event: &Event,
+) -> Result<(), CallError> {
+    for id in engine.away(event) {
+        match store.job(id).await {
+            Ok(job) => job.into_iter().for_each(|job| engine.recall(job)),
+            Err(StoreError::Unreadable { fault, .. }) => {
+                return Err(CallError::Unreadable { job: id, fault });
+            }
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    Ok(())
+}
+
 fn needs_no_store(event: &Event) -> bool {
     matches!(
         event,

@@ -1,12 +1,13 @@
 //! The driver over a store that fails when it is told to.
 
+mod ended;
 mod events;
 mod failing;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::SeqCst;
 
-use qlora_engine::{File, FileRole, JobState, Prune, Token, Wanted};
+use qlora_engine::{Ended, File, FileRole, JobState, Prune, Token, Wanted};
 use qlora_store::{MetricRecord, SqliteStore};
 
 use self::events::{checkpoint, finish, register, report, submit, sync};
@@ -142,8 +143,9 @@ async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_l
         .expect("jobs");
     // NaN is not equal to itself.
     assert_eq!(format!("{stored:?}"), format!("{live:?}"));
-    assert!(matches!(stored[0].state, JobState::Succeeded { .. }));
-    assert_eq!(stored[0].attempts.len(), 1);
+    let ended = store.job(first).await.expect("a job").expect("the first");
+    assert!(matches!(ended.state, JobState::Succeeded { .. }));
+    assert_eq!(ended.attempts.len(), 1);
     // The journal tells later of the worker that came meanwhile.
     let journal = store.journal(0, 100).await.expect("a journal");
     assert!(
@@ -251,10 +253,9 @@ async fn life(store: &Arc<Failing>) -> u64 {
     again(&|| (checkpoint(session, token, 1), Vec::new())).await;
     again(&|| (finish(session, token), Vec::new())).await;
 
-    let stored = store.load().await.expect("jobs").jobs;
-    let [job] = stored.as_slice() else {
-        panic!("{stored:?}")
-    };
+    let stored = store.load().await.expect("jobs");
+    assert_eq!((stored.jobs.len(), stored.ended.len()), (0, 1));
+    let job = store.job(job).await.expect("a job").expect("the job");
     assert!(matches!(job.state, JobState::Succeeded { .. }), "{job:?}");
     assert_eq!(
         (
@@ -563,7 +564,8 @@ async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_i
     for what in [Prune::Artifacts, Prune::Records, Prune::Job] {
         refused(driver.event(prune(jobs[0], what)).await, "a removal");
     }
-    assert_eq!(names(&driver).await, ["one", "two"]);
+    let stored = store.load().await.expect("jobs");
+    assert_eq!(stored.ended.len(), 2);
     store.fail(0, 0);
     for what in [Prune::Artifacts, Prune::Records] {
         driver.event(prune(jobs[0], what)).await.expect("a removal");
@@ -579,11 +581,12 @@ async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_i
         .expect("a removal");
     assert_eq!(gone(), ["d"]);
 
-    let stored = store.load().await.expect("jobs").jobs;
-    let [job] = stored.as_slice() else {
+    let stored = store.load().await.expect("jobs").ended;
+    let [Ended { id, .. }] = stored.as_slice() else {
         panic!("{stored:?}")
     };
     assert!(job.artifacts.is_empty() && job.pruned.artifacts && job.pruned.records);
+    let job = store.job(*id).await.expect("a job").expect("the job");
     let journal = store.journal(0, 100).await.expect("a journal");
     let told: Vec<(&str, &str)> = journal
         .iter()

@@ -11,6 +11,7 @@ mod artifacts;
 mod bounds;
 mod error;
 mod memory;
+mod page;
 mod records;
 mod sqlite;
 
@@ -21,6 +22,7 @@ pub use artifacts::{
 pub use bounds::Bounds;
 pub use error::StoreError;
 pub use memory::MemoryStore;
+pub use page::{Page, Wanted};
 pub use records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
     Unreadable, Write,

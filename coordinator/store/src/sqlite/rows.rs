@@ -59,9 +59,14 @@ fn maybe_number(row: &SqliteRow, column: &str, fault: &mut Option<String>) -> Op
     }
 }
 
+/// The number of a job's row.
+pub(super) fn id(row: &SqliteRow) -> i64 {
+    row.try_get("id").unwrap_or_default()
+}
+
 /// A job, or why it cannot be read and the idempotency key that it holds.
 pub(super) fn job(row: &SqliteRow) -> Result<Job, (Unreadable, Option<String>)> {
-    let id: i64 = row.try_get("id").unwrap_or_default();
+    let id = id(row);
     let spec = spec(row);
     let key = spec
         .as_ref()
