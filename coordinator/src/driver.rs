@@ -13,6 +13,7 @@ mod batch;
 mod handle;
 mod trouble;
 mod waiter;
+mod watchers;
 
 #[cfg(test)]
 mod tests;
@@ -75,8 +76,8 @@ impl<S: JobStore> Driver<S> {
     ) -> Result<Handle, CallError> {
         let Stored {
             jobs,
-            unreadable,
             ended,
+            unreadable,
             drains,
             reserved,
             coordinator_id,
@@ -84,13 +85,13 @@ impl<S: JobStore> Driver<S> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
         let mut engine = Engine::new(limits, jobs, now(), seed);
-        engine.reserve(reserved);
         engine.adopt_ended(ended);
         engine.put_ended_away();
+        engine.reserve(reserved);
         engine.adopt_drains(drains);
         let (sender, commands) = mpsc::channel(4 * BATCH);
         let shared = Arc::new(Shared {
-            jobs: broadcast::channel(BROADCAST).0,
+            watchers: Arc::default(),
             events: broadcast::channel(BROADCAST).0,
             waiters: Mutex::default(),
             unreadable: Mutex::default(),
@@ -210,11 +211,11 @@ impl<S: JobStore> Driver<S> {
             }
         }
         for (event, attached, by, reply) in events {
-            let again = needs_no_store(&event).then(|| event.clone());
             if let Err(fault) = recall(&mut self.engine, &*self.store, &event).await {
                 self.refuse(reply, fault);
                 continue;
             }
+            let again = needs_no_store(&event).then(|| event.clone());
             let response = self.one(event, attached, by.as_ref(), &mut batch);
             batch.answers.push(Answer {
                 reply,
@@ -233,7 +234,6 @@ impl<S: JobStore> Driver<S> {
         batch
     }
 
-    /// Adds the jobs that changed to what is to be written.
     /// Answers an event that was not handled: a job that it names could not be read.
     fn refuse(&mut self, reply: Option<Reply>, fault: CallError) {
         if let CallError::Unreadable { job, fault } = &fault {
@@ -245,6 +245,7 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
+    /// Adds the jobs that changed to what is to be written.
     fn collect(&self, batch: &mut Batch) {
         let changed = batch.dirty.iter().filter_map(|&id| self.engine.job(id));
         batch
@@ -321,8 +322,8 @@ impl<S: JobStore> Driver<S> {
             }
         }
         self.engine.settled();
-        self.wake(&batch.wakes);
         self.engine.put_ended_away();
+        self.wake(&batch.wakes);
         self.release(batch.released);
         self.keep_waiters(batch.answers.iter().map(|answer| &answer.response));
         for Answer {
@@ -368,8 +369,8 @@ impl<S: JobStore> Driver<S> {
             // would ask, fail and wake each other without end.
             _ => self.engine.take_back(now()),
         }
-        let refused = || match &fault {
         self.engine.put_ended_away();
+        let refused = || match &fault {
             StoreError::Unsure { .. } => CallError::Unsure(fault.to_string()),
             StoreError::Damaged { .. } => CallError::Damaged(fault.to_string()),
             _ => CallError::NotDurable(fault.to_string()),
@@ -440,7 +441,7 @@ impl<S: JobStore> Driver<S> {
 
     fn publish(&self, dirty: &BTreeSet<JobId>, entries: Vec<JournalEntry>) {
         for job in dirty.iter().filter_map(|&id| self.engine.job(id)) {
-            let _ = self.shared.jobs.send(Arc::new(job.clone()));
+            self.shared.watchers.tell(job);
         }
         for entry in entries {
             let (worker, detail) = (
@@ -455,7 +456,6 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
-    /// What is durable is not known: it is read, and taken for what is. Watchers hear of every job
     /// Brings those of `changed` to hand that have ended, so that their watchers hear of it.
     async fn recall_ended(&mut self, changed: &BTreeSet<JobId>) {
         for &id in changed {
@@ -466,6 +466,7 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
+    /// What is durable is not known: it is read, and taken for what is. Watchers hear of every job
     /// that may be another than they were told last: those of the write that is in doubt, `dirty`,
     /// and those that somebody else changed.
     async fn reload(&mut self, dirty: &BTreeSet<JobId>) {
@@ -473,8 +474,8 @@ impl<S: JobStore> Driver<S> {
             match self.store.load().await {
                 Ok(Stored {
                     jobs,
-                    unreadable,
                     ended,
+                    unreadable,
                     drains,
                     reserved,
                     ..
@@ -484,12 +485,12 @@ impl<S: JobStore> Driver<S> {
                         jobs.iter().filter(is_other).map(|job| job.id).collect();
                     changed.extend(dirty);
                     self.engine.restore(jobs, now());
-                    self.engine.reserve(reserved);
                     self.engine.adopt_ended(ended);
+                    self.engine.reserve(reserved);
                     self.engine.adopt_drains(drains);
                     self.set_aside(unreadable);
-                    self.publish(&changed, Vec::new());
                     self.recall_ended(&changed).await;
+                    self.publish(&changed, Vec::new());
                     return;
                 }
                 Err(e) => {
@@ -501,7 +502,6 @@ impl<S: JobStore> Driver<S> {
     }
 }
 
-/// Whether an event is worth handling though nothing can be stored: workers come, stay and go.
 /// Brings ended jobs to hand that `event` needs.
 async fn recall<S: JobStore>(
     engine: &mut Engine,
@@ -520,6 +520,7 @@ async fn recall<S: JobStore>(
     Ok(())
 }
 
+/// Whether an event is worth handling though nothing can be stored: workers come, stay and go.
 fn needs_no_store(event: &Event) -> bool {
     matches!(
         event,

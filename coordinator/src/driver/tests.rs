@@ -319,9 +319,10 @@ async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_sta
     let token = started(&driver, a).await;
     *store.too_late.lock().expect("a lock") = true;
     store.fail(0, 1);
-    let mut watched = driver.watch_jobs();
+    let mut watched = driver.watch(JobId(2));
     let unsure = driver.event(submit("second", Some("k"))).await;
-    assert_eq!(watched.try_recv().expect("word of it").spec.name, "second");
+    let told = watched.changed().await.expect("word of it");
+    assert_eq!(told.spec.name, "second");
     assert!(
         matches!(unsure, Err(CallError::Unsure(_))),
         "{:?}",
@@ -585,8 +586,8 @@ async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_i
     let [Ended { id, .. }] = stored.as_slice() else {
         panic!("{stored:?}")
     };
-    assert!(job.artifacts.is_empty() && job.pruned.artifacts && job.pruned.records);
     let job = store.job(*id).await.expect("a job").expect("the job");
+    assert!(job.artifacts.is_empty() && job.pruned.artifacts && job.pruned.records);
     let journal = store.journal(0, 100).await.expect("a journal");
     let told: Vec<(&str, &str)> = journal
         .iter()

@@ -184,7 +184,7 @@ impl<S: JobStore> JobService for Services<S> {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let id = request.into_inner().id;
-        let mut changes = self.driver.watch_jobs();
+        let mut changes = self.driver.watch(convert::job_in(id));
         let mut job = self.job(id).await?;
         let (sender, receiver) = mpsc::channel(16);
         let services = self.clone();
@@ -194,17 +194,14 @@ impl<S: JobStore> JobService for Services<S> {
                 if sender.send(Ok(job)).await.is_err() || ended {
                     return;
                 }
-                job = loop {
-                    match changes.recv().await {
-                        Ok(changed) if changed.id.0 == id => break convert::job(&changed),
-                        Ok(_) => {}
-                        // Too slow for every change: the newest state is what counts.
-                        Err(RecvError::Lagged(_)) => match services.job(id).await {
-                            Ok(job) => break job,
-                            Err(_) => return,
-                        },
-                        Err(RecvError::Closed) => return,
-                    }
+                job = match changes.changed().await {
+                    Ok(changed) => convert::job(&changed),
+                    // Too slow for every change: the newest state is what counts.
+                    Err(RecvError::Lagged(_)) => match services.job(id).await {
+                        Ok(job) => job,
+                        Err(_) => return,
+                    },
+                    Err(RecvError::Closed) => return,
                 };
             }
         });
@@ -241,7 +238,7 @@ impl<S: JobStore> JobService for Services<S> {
             mut after,
             follow,
         } = request.into_inner();
-        let mut changes = self.driver.watch_jobs();
+        let mut changes = self.driver.watch(convert::job_in(id));
         self.job(id).await?;
         let (sender, receiver) = mpsc::channel(64);
         let services = self.clone();
@@ -265,22 +262,19 @@ impl<S: JobStore> JobService for Services<S> {
                 if !follow || job.state().is_final() {
                     return;
                 }
-                loop {
-                    match changes.recv().await {
-                        Ok(changed) if changed.id.0 != id => {}
-                        Err(RecvError::Closed) => return,
-                        _ => break,
-                    }
+                // One that lags has missed changes, so it looks too.
+                if let Err(RecvError::Closed) = changes.changed().await {
+                    return;
                 }
-/// Lines of the log of `job`, with the numbers of its attempts.
-fn numbered(job: &domain::Job, lines: Vec<LogRecord>) -> Vec<LogLine> {
-    lines.into_iter().map(|l| convert::log(job, l)).collect()
-}
-
             }
         });
         Ok(streaming(receiver))
     }
+}
+
+/// Lines of the log of `job`, with the numbers of its attempts.
+fn numbered(job: &domain::Job, lines: Vec<LogRecord>) -> Vec<LogLine> {
+    lines.into_iter().map(|l| convert::log(job, l)).collect()
 }
 
 impl<S: JobStore> Services<S> {
