@@ -163,7 +163,7 @@ impl<'a> Needed<'a> {
     }
 
     /// Bytes that nobody needs any more once one job fewer needs each of `digests`.
-    fn let_go(&mut self, digests: &BTreeSet<&str>) -> u64 {
+    fn let_go(&mut self, digests: &BTreeSet<&'a str>) -> u64 {
         let mut freed: u64 = 0;
         for digest in digests {
             if let Some((jobs, bytes)) = self.0.get_mut(digest) {
