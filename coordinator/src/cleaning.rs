@@ -90,10 +90,7 @@ async fn retain<S: JobStore>(
 /// Removes artifacts that no job has.
 async fn sweep(driver: &Handle, artifacts: &ArtifactStore) -> Result<(), CallError> {
     let needed: HashSet<String> = driver
-        .read(|engine| {
-            let digests = engine.jobs().flat_map(|job| job.digests());
-            digests.map(str::to_owned).collect()
-        })
+        .read(|engine| engine.digests().map(str::to_owned).collect())
         .await?;
     match artifacts.sweep(|digest| needed.contains(digest)).await {
         Ok(0) => {}

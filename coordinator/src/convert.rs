@@ -488,3 +488,15 @@ pub fn session_in(session: u64) -> SessionId {
 pub fn job_in(id: u64) -> JobId {
     JobId(id)
 }
+
+/// States as the store has them; those that this version does not know are nobody's.
+pub fn states_in(states: &[i32]) -> Vec<&'static str> {
+    let known = states
+        .iter()
+        .filter_map(|&state| wire::JobState::try_from(state).ok());
+    let mut words: Vec<&str> = known.map(wire::JobState::word).collect();
+    // Asked for twice, a state is listed once.
+    words.sort_unstable();
+    words.dedup();
+    words
+}

@@ -13,6 +13,7 @@ mod batch;
 mod handle;
 mod trouble;
 mod waiter;
+mod watchers;
 
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
 
 use self::awake::{Awake, Missed};
-use self::batch::{Answer, Batch, Released};
+use self::batch::{Answer, Batch, Released, Reply};
 pub use self::handle::Handle;
 use self::handle::{BROADCAST, Command, Shared};
 use self::trouble::Trouble;
@@ -75,6 +76,7 @@ impl<S: JobStore> Driver<S> {
     ) -> Result<Handle, CallError> {
         let Stored {
             jobs,
+            ended,
             unreadable,
             drains,
             reserved,
@@ -83,11 +85,13 @@ impl<S: JobStore> Driver<S> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
         let mut engine = Engine::new(limits, jobs, now(), seed);
+        engine.adopt_ended(ended);
+        engine.put_ended_away();
         engine.reserve(reserved);
         engine.adopt_drains(drains);
         let (sender, commands) = mpsc::channel(4 * BATCH);
         let shared = Arc::new(Shared {
-            jobs: broadcast::channel(BROADCAST).0,
+            watchers: Arc::default(),
             events: broadcast::channel(BROADCAST).0,
             waiters: Mutex::default(),
             unreadable: Mutex::default(),
@@ -148,7 +152,7 @@ impl<S: JobStore> Driver<S> {
                 () = tokio::time::sleep_until(deadline) => {}
             }
             self.look_about();
-            let batch = self.handle(waiting.drain(..));
+            let batch = self.handle(waiting.drain(..)).await;
             self.settle(batch).await;
         }
     }
@@ -190,7 +194,7 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
-    fn handle(&mut self, commands: impl Iterator<Item = Command>) -> Batch {
+    async fn handle(&mut self, commands: impl Iterator<Item = Command>) -> Batch {
         let mut batch = Batch::default();
         let mut events = Vec::new();
         for command in commands {
@@ -207,6 +211,10 @@ impl<S: JobStore> Driver<S> {
             }
         }
         for (event, attached, by, reply) in events {
+            if let Err(fault) = recall(&mut self.engine, &*self.store, &event).await {
+                self.refuse(reply, fault);
+                continue;
+            }
             let again = needs_no_store(&event).then(|| event.clone());
             let response = self.one(event, attached, by.as_ref(), &mut batch);
             batch.answers.push(Answer {
@@ -224,6 +232,17 @@ impl<S: JobStore> Driver<S> {
         }
         self.collect(&mut batch);
         batch
+    }
+
+    /// Answers an event that was not handled: a job that it names could not be read.
+    fn refuse(&mut self, reply: Option<Reply>, fault: CallError) {
+        if let CallError::Unreadable { job, fault } = &fault {
+            let (job, fault, told) = (*job, fault.clone(), false);
+            self.set_aside(vec![Unreadable { job, fault, told }]);
+        }
+        if let Some(reply) = reply {
+            drop(reply.send(Err(fault)));
+        }
     }
 
     /// Adds the jobs that changed to what is to be written.
@@ -303,6 +322,7 @@ impl<S: JobStore> Driver<S> {
             }
         }
         self.engine.settled();
+        self.engine.put_ended_away();
         self.wake(&batch.wakes);
         self.release(batch.released);
         self.keep_waiters(batch.answers.iter().map(|answer| &answer.response));
@@ -349,6 +369,7 @@ impl<S: JobStore> Driver<S> {
             // would ask, fail and wake each other without end.
             _ => self.engine.take_back(now()),
         }
+        self.engine.put_ended_away();
         let refused = || match &fault {
             StoreError::Unsure { .. } => CallError::Unsure(fault.to_string()),
             StoreError::Damaged { .. } | StoreError::ServerDamaged { .. } => {
@@ -422,7 +443,7 @@ impl<S: JobStore> Driver<S> {
 
     fn publish(&self, dirty: &BTreeSet<JobId>, entries: Vec<JournalEntry>) {
         for job in dirty.iter().filter_map(|&id| self.engine.job(id)) {
-            let _ = self.shared.jobs.send(Arc::new(job.clone()));
+            self.shared.watchers.tell(job);
         }
         for entry in entries {
             let (worker, detail) = (
@@ -437,6 +458,16 @@ impl<S: JobStore> Driver<S> {
         }
     }
 
+    /// Brings those of `changed` to hand that have ended, so that their watchers hear of it.
+    async fn recall_ended(&mut self, changed: &BTreeSet<JobId>) {
+        for &id in changed {
+            match self.store.job(id).await {
+                Ok(job) => job.into_iter().for_each(|job| self.engine.recall(job)),
+                Err(e) => tracing::error!(job = %id, "watchers do not hear of a change: {e}"),
+            }
+        }
+    }
+
     /// What is durable is not known: it is read, and taken for what is. Watchers hear of every job
     /// that may be another than they were told last: those of the write that is in doubt, `dirty`,
     /// and those that somebody else changed.
@@ -445,6 +476,7 @@ impl<S: JobStore> Driver<S> {
             match self.store.load().await {
                 Ok(Stored {
                     jobs,
+                    ended,
                     unreadable,
                     drains,
                     reserved,
@@ -455,9 +487,11 @@ impl<S: JobStore> Driver<S> {
                         jobs.iter().filter(is_other).map(|job| job.id).collect();
                     changed.extend(dirty);
                     self.engine.restore(jobs, now());
+                    self.engine.adopt_ended(ended);
                     self.engine.reserve(reserved);
                     self.engine.adopt_drains(drains);
                     self.set_aside(unreadable);
+                    self.recall_ended(&changed).await;
                     self.publish(&changed, Vec::new());
                     return;
                 }
@@ -468,6 +502,24 @@ impl<S: JobStore> Driver<S> {
             }
         }
     }
+}
+
+/// Brings ended jobs to hand that `event` needs.
+async fn recall<S: JobStore>(
+    engine: &mut Engine,
+    store: &S,
+    event: &Event,
+) -> Result<(), CallError> {
+    for id in engine.away(event) {
+        match store.job(id).await {
+            Ok(job) => job.into_iter().for_each(|job| engine.recall(job)),
+            Err(StoreError::Unreadable { fault, .. }) => {
+                return Err(CallError::Unreadable { job: id, fault });
+            }
+            Err(fault) => return Err(fault.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Whether an event is worth handling though nothing can be stored: workers come, stay and go.

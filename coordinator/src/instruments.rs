@@ -198,6 +198,10 @@ fn read(engine: &Engine) -> Reading {
         };
         states[index].1 += 1;
     }
+    for (how, count) in engine.ended_away() {
+        let of_word = states.iter_mut().find(|(word, _)| *word == how.word());
+        of_word.into_iter().for_each(|(_, all)| *all += count);
+    }
     let connected = engine.workers().filter(|w| w.connected).count() as u64;
     let all = engine.workers().count() as u64;
     Reading {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use qlora_engine::{Engine, Event, JobId, JobState, Millis, Prune, Refusal};
+use qlora_engine::{Engine, Event, JobId, Millis, Prune, Refusal};
 use qlora_proto::DAY_MS;
 use qlora_proto::words::count;
 use qlora_store::{By, JobStore};
@@ -39,8 +39,6 @@ pub struct Retention {
 #[derive(Debug, Clone)]
 pub struct Going {
     pub job: JobId,
-    pub name: String,
-    pub state: JobState,
     pub what: Prune,
     /// For the journal.
     pub reason: String,
@@ -115,18 +113,13 @@ fn days(ms: u64) -> String {
 fn going(engine: &Engine, what: Prune, chosen: Vec<(JobId, String)>) -> Vec<Going> {
     let ids: Vec<JobId> = chosen.iter().map(|(id, _)| *id).collect();
     let freed = engine.freed(what, &ids);
-    let with_job = |((id, reason), artifact_bytes)| {
-        let job = engine.job(id)?;
-        Some(Going {
-            job: id,
-            name: job.spec.name.clone(),
-            state: job.state.clone(),
-            what,
-            reason,
-            artifact_bytes,
-        })
+    let one = |((job, reason), artifact_bytes)| Going {
+        job,
+        what,
+        reason,
+        artifact_bytes,
     };
-    chosen.into_iter().zip(freed).filter_map(with_job).collect()
+    chosen.into_iter().zip(freed).map(one).collect()
 }
 
 impl Going {
@@ -155,6 +148,8 @@ impl Going {
             Ok(_) => Ok(true),
             // Somebody else was faster.
             Err(CallError::Refused(Refusal::UnknownJob(_))) => Ok(false),
+            // It is set aside and named.
+            Err(CallError::Unreadable { .. }) => Ok(false),
             Err(fault) => Err(fault),
         }
     }
@@ -162,7 +157,7 @@ impl Going {
 
 #[cfg(test)]
 mod tests {
-    use qlora_engine::{File, FileRole, Job, JobKind, JobSpec, Limits, Needs, Now};
+    use qlora_engine::{File, FileRole, Job, JobKind, JobSpec, JobState, Limits, Needs, Now};
 
     use super::*;
 
@@ -203,7 +198,9 @@ mod tests {
                 ..job(id)
             });
         }
-        Engine::new(Limits::default(), jobs, Now::both(0), [0; 32])
+        let mut engine = Engine::new(Limits::default(), jobs, Now::both(0), [0; 32]);
+        engine.put_ended_away();
+        engine
     }
 
     fn numbers(going: &[Going]) -> Vec<u64> {

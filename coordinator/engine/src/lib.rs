@@ -8,6 +8,9 @@
 //! jobs return to their durable state, while sessions and leases stay, since the workers are not at
 //! fault.
 //!
+//! Jobs that have not ended are at hand. Of ended ones the engine keeps an [`Ended`] each, and asks
+//! by [`Engine::away`] for those that an event names: their number grows without end.
+//!
 //! This crate does no input or output, and has no clock and no randomness: time is an argument, and
 //! the caller decides what durable means. It knows nothing about tensors: a job needs a number of
 //! bytes for each class of device, computed before the job came here.
@@ -33,6 +36,7 @@
 //!   when it ends on one.
 
 mod attempt;
+mod ended;
 mod engine;
 mod event;
 mod ids;
@@ -44,6 +48,7 @@ mod prune;
 mod worker;
 
 pub use attempt::{Attempt, AttemptEnd, Holder, Member, Outcome, Rendezvous};
+pub use ended::{Ended, Final};
 pub use engine::{Engine, Limits, Reservation, Reserved, Seed};
 pub use event::{Effect, Event, JournalKind, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, Now, SessionId, Token};

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use qlora_engine::{Engine, Event, Job, JobId, Response, SessionId};
+use qlora_engine::{Engine, Event, JobId, Response, SessionId};
 use qlora_store::{By, Write};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::waiter::Waiter;
+use super::watchers::{JobWatch, Watchers};
 use crate::error::CallError;
 
-/// Changes that a slow watcher may lag behind.
+/// Entries of the journal that a slow reader may lag behind.
 pub(super) const BROADCAST: usize = 4096;
 
 type Read = Box<dyn FnOnce(&Engine) + Send>;
@@ -36,7 +37,7 @@ pub struct Handle {
 }
 
 pub(super) struct Shared {
-    pub jobs: broadcast::Sender<Arc<Job>>,
+    pub watchers: Arc<Watchers>,
     pub events: broadcast::Sender<()>,
     pub waiters: Mutex<HashMap<SessionId, Arc<Waiter>>>,
     /// Jobs that are set aside because they cannot be read, and why.
@@ -121,9 +122,9 @@ impl Handle {
         !self.shared.unreadable().is_empty()
     }
 
-    /// Every job after each of its changes.
-    pub fn watch_jobs(&self) -> broadcast::Receiver<Arc<Job>> {
-        self.shared.jobs.subscribe()
+    /// `job` after each of its changes.
+    pub fn watch(&self, job: JobId) -> JobWatch {
+        self.shared.watchers.watch(job)
     }
 
     /// Tells that the journal has new entries.

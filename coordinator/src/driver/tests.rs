@@ -1,5 +1,6 @@
 //! The driver over a store that fails when it is told to.
 
+mod ended;
 mod events;
 mod failing;
 mod releases;
@@ -131,8 +132,9 @@ async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_l
         .expect("jobs");
     // NaN is not equal to itself.
     assert_eq!(format!("{stored:?}"), format!("{live:?}"));
-    assert!(matches!(stored[0].state, JobState::Succeeded { .. }));
-    assert_eq!(stored[0].attempts.len(), 1);
+    let ended = store.job(first).await.expect("a job").expect("the first");
+    assert!(matches!(ended.state, JobState::Succeeded { .. }));
+    assert_eq!(ended.attempts.len(), 1);
     // The journal tells later of the worker that came meanwhile.
     let journal = store.journal(0, 100).await.expect("a journal");
     assert!(
@@ -240,10 +242,9 @@ async fn life(store: &Arc<Failing>) -> u64 {
     again(&|| (checkpoint(session, token, 1), Vec::new())).await;
     again(&|| (finish(session, token), Vec::new())).await;
 
-    let stored = store.load().await.expect("jobs").jobs;
-    let [job] = stored.as_slice() else {
-        panic!("{stored:?}")
-    };
+    let stored = store.load().await.expect("jobs");
+    assert_eq!((stored.jobs.len(), stored.ended.len()), (0, 1));
+    let job = store.job(job).await.expect("a job").expect("the job");
     assert!(matches!(job.state, JobState::Succeeded { .. }), "{job:?}");
     assert_eq!(
         (
@@ -307,9 +308,10 @@ async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_sta
     let token = started(&driver, a).await;
     *store.too_late.lock().expect("a lock") = true;
     store.fail(0, 1);
-    let mut watched = driver.watch_jobs();
+    let mut watched = driver.watch(JobId(2));
     let unsure = driver.event(submit("second", Some("k"))).await;
-    assert_eq!(watched.try_recv().expect("word of it").spec.name, "second");
+    let told = watched.changed().await.expect("word of it");
+    assert_eq!(told.spec.name, "second");
     assert!(
         matches!(unsure, Err(CallError::Unsure(_))),
         "{:?}",

@@ -19,9 +19,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use qlora_engine::{Engine, Job, JobState};
+use qlora_engine::{Engine, Job, JobId, JobState};
 use qlora_proto::ExplainResponse;
-use qlora_store::JobStore;
+use qlora_store::{JobStore, Wanted};
 
 use self::curve::Curves;
 use self::refusals::{failed, job_number};
@@ -31,6 +31,8 @@ use crate::clock::now;
 use crate::convert;
 use crate::services::{Services, explain, summary};
 
+/// Jobs of the list: the newest.
+const LISTED: u32 = 200;
 /// Log lines at the foot of a job's page.
 const LOG_LINES: u32 = 40;
 
@@ -60,7 +62,16 @@ async fn wrong_method(request: axum::extract::Request) -> Response {
 }
 
 async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
-    let read = services.driver.read(|engine| {
+    let wanted = Wanted {
+        states: None,
+        before: JobId(u64::MAX),
+        limit: LISTED,
+    };
+    let jobs = match services.store.jobs(&wanted).await {
+        Ok(page) => page.jobs,
+        Err(e) => return failed(&e.into()),
+    };
+    let read = services.driver.read(move |engine| {
         // What a job waits for stands in the place of its reason.
         let row = |job: &Job| {
             let mut row = convert::job(job);
@@ -69,7 +80,7 @@ async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
             }
             row
         };
-        let jobs: Vec<_> = engine.jobs().rev().take(200).map(row).collect();
+        let jobs: Vec<_> = jobs.iter().map(row).collect();
         (jobs, convert::workers(engine))
     });
     match read.await {

@@ -7,7 +7,7 @@ use qlora_engine as domain;
 use qlora_engine::{Event, Needs};
 use qlora_proto::job_service_server::JobService;
 use qlora_proto::*;
-use qlora_store::{By, Digest256, JobStore};
+use qlora_store::{By, Digest256, JobStore, LogRecord, StoreError, Wanted};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -63,39 +63,28 @@ impl<S: JobStore> JobService for Services<S> {
             100
         } else {
             request.limit.min(1000)
-        } as usize;
+        };
         let before = if request.before == 0 {
             u64::MAX
         } else {
             request.before
         };
-        let answer = self.driver.read(move |engine| {
-            let wanted =
-                |job: &Job| request.states.is_empty() || request.states.contains(&job.state);
-            let all = engine
-                .jobs()
-                .rev()
-                .filter(|job| job.id.0 < before)
-                .map(convert::job)
-                .filter(wanted);
-            let mut jobs: Vec<Job> = all.take(limit + 1).collect();
-            let more = jobs.len() > limit;
-            jobs.truncate(limit);
-            let next = if more {
-                jobs.last().map_or(0, |job| job.id)
-            } else {
-                0
-            };
-            let usage = None;
-            ListJobsResponse { jobs, next, usage }
-        });
-        let mut answer = answer.await?;
+        let states = (!request.states.is_empty()).then(|| convert::states_in(&request.states));
+        let wanted = Wanted {
+            states,
+            before: convert::job_in(before),
+            limit,
+        };
+        let page = self.store.jobs(&wanted).await.map_err(CallError::from)?;
         let usage = self.instruments.disk.usage().await;
-        answer.usage = Some(StoreUsage {
-            database_bytes: usage.database,
-            artifact_bytes: usage.artifacts,
-        });
-        Ok(Response::new(answer))
+        Ok(Response::new(ListJobsResponse {
+            jobs: page.jobs.iter().map(convert::job).collect(),
+            next: page.next.map_or(0, |next| next.0),
+            usage: Some(StoreUsage {
+                database_bytes: usage.database,
+                artifact_bytes: usage.artifacts,
+            }),
+        }))
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Job>, Status> {
@@ -174,16 +163,20 @@ impl<S: JobStore> JobService for Services<S> {
         &self,
         request: Request<ExplainRequest>,
     ) -> Result<Response<ExplainResponse>, Status> {
-        let id = request.into_inner().id;
-        self.job(id).await?;
-        let id = convert::job_in(id);
-        let answer = self
+        let id = convert::job_in(request.into_inner().id);
+        let at_hand = self
             .driver
             .read(move |engine| engine.job(id).map(|job| explain(engine, job, now())))
             .await?;
-        answer
-            .map(Response::new)
-            .ok_or_else(|| CallError::from(domain::Refusal::UnknownJob(id)).into())
+        if let Some(answer) = at_hand {
+            return Ok(Response::new(answer));
+        }
+        let job = self.stored(id).await?;
+        let answer = self
+            .driver
+            .read(move |engine| explain(engine, &job, now()))
+            .await?;
+        Ok(Response::new(answer))
     }
 
     async fn watch(
@@ -191,7 +184,7 @@ impl<S: JobStore> JobService for Services<S> {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let id = request.into_inner().id;
-        let mut changes = self.driver.watch_jobs();
+        let mut changes = self.driver.watch(convert::job_in(id));
         let mut job = self.job(id).await?;
         let (sender, receiver) = mpsc::channel(16);
         let services = self.clone();
@@ -201,17 +194,14 @@ impl<S: JobStore> JobService for Services<S> {
                 if sender.send(Ok(job)).await.is_err() || ended {
                     return;
                 }
-                job = loop {
-                    match changes.recv().await {
-                        Ok(changed) if changed.id.0 == id => break convert::job(&changed),
-                        Ok(_) => {}
-                        // Too slow for every change: the newest state is what counts.
-                        Err(RecvError::Lagged(_)) => match services.job(id).await {
-                            Ok(job) => break job,
-                            Err(_) => return,
-                        },
-                        Err(RecvError::Closed) => return,
-                    }
+                job = match changes.changed().await {
+                    Ok(changed) => convert::job(&changed),
+                    // Too slow for every change: the newest state is what counts.
+                    Err(RecvError::Lagged(_)) => match services.job(id).await {
+                        Ok(job) => job,
+                        Err(_) => return,
+                    },
+                    Err(RecvError::Closed) => return,
                 };
             }
         });
@@ -248,7 +238,7 @@ impl<S: JobStore> JobService for Services<S> {
             mut after,
             follow,
         } = request.into_inner();
-        let mut changes = self.driver.watch_jobs();
+        let mut changes = self.driver.watch(convert::job_in(id));
         self.job(id).await?;
         let (sender, receiver) = mpsc::channel(64);
         let services = self.clone();
@@ -272,17 +262,19 @@ impl<S: JobStore> JobService for Services<S> {
                 if !follow || job.state().is_final() {
                     return;
                 }
-                loop {
-                    match changes.recv().await {
-                        Ok(changed) if changed.id.0 != id => {}
-                        Err(RecvError::Closed) => return,
-                        _ => break,
-                    }
+                // One that lags has missed changes, so it looks too.
+                if let Err(RecvError::Closed) = changes.changed().await {
+                    return;
                 }
             }
         });
         Ok(streaming(receiver))
     }
+}
+
+/// Lines of the log of `job`, with the numbers of its attempts.
+fn numbered(job: &domain::Job, lines: Vec<LogRecord>) -> Vec<LogLine> {
+    lines.into_iter().map(|l| convert::log(job, l)).collect()
 }
 
 impl<S: JobStore> Services<S> {
@@ -325,10 +317,25 @@ impl<S: JobStore> Services<S> {
             .driver
             .read(move |engine| engine.job(id).map(convert::job))
             .await?;
-        found.ok_or_else(|| match self.driver.unreadable(id) {
-            Some(fault) => CallError::Unreadable { job: id, fault },
-            None => CallError::Refused(domain::Refusal::UnknownJob(id)),
-        })
+        match found {
+            Some(job) => Ok(job),
+            None => Ok(convert::job(&self.stored(id).await?)),
+        }
+    }
+
+    /// The job `id`, which the engine does not have at hand, from the store.
+    async fn stored(&self, id: domain::JobId) -> Result<domain::Job, CallError> {
+        if let Some(fault) = self.driver.unreadable(id) {
+            return Err(CallError::Unreadable { job: id, fault });
+        }
+        match self.store.job(id).await {
+            Ok(Some(job)) => Ok(job),
+            Ok(None) => Err(CallError::Refused(domain::Refusal::UnknownJob(id))),
+            Err(StoreError::Unreadable { fault, .. }) => {
+                Err(CallError::Unreadable { job: id, fault })
+            }
+            Err(fault) => Err(fault.into()),
+        }
     }
 
     /// A job, and the lines of its log after number `after`.
@@ -338,12 +345,15 @@ impl<S: JobStore> Services<S> {
         // Read after the state: what was written before the end is then complete. The attempts are
         // read after the lines: the job then has those of all of them.
         let lines = self.store.logs(id, after, PAGE).await?;
-        let numbered = self.driver.read(move |engine| {
-            let job = engine.job(id)?;
-            Some(lines.into_iter().map(|l| convert::log(job, l)).collect())
+        let read = self.driver.read(move |engine| match engine.job(id) {
+            Some(job) => Ok(numbered(job, lines)),
+            None => Err(lines),
         });
-        let unknown = CallError::Refused(domain::Refusal::UnknownJob(id));
-        Ok((job, numbered.await?.ok_or(unknown)?))
+        let lines = match read.await? {
+            Ok(lines) => lines,
+            Err(lines) => numbered(&self.stored(id).await?, lines),
+        };
+        Ok((job, lines))
     }
 
     /// Checks a submission and works out what it needs.

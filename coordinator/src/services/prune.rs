@@ -1,6 +1,6 @@
 //! `Prune` of `qlora.v1.JobService`: a request as what is asked for, and each job as it goes.
 
-use qlora_engine::Prune;
+use qlora_engine::{Prune, Refusal};
 use qlora_proto::*;
 use qlora_store::{By, JobStore};
 use tokio::sync::mpsc;
@@ -8,9 +8,9 @@ use tonic::Status;
 
 use super::Services;
 use crate::clock::now;
+use crate::convert;
 use crate::error::CallError;
-use crate::prune::{Asked, Going};
-use crate::{convert, names};
+use crate::prune::Asked;
 
 /// What `request` asks for.
 ///
@@ -51,10 +51,15 @@ impl<S: JobStore> Services<S> {
         let at = now().wall;
         let chosen = self.driver.read(move |engine| asked.choose(engine, at));
         for going in chosen.await? {
-            let pruned = PrunedJob {
-                bytes: going.bytes(&*self.store).await?,
-                ..described(&going)
+            let job = match self.job(going.job.0).await {
+                Ok(job) => job,
+                // Somebody else was faster, or it is named where somebody asks for it.
+                Err(CallError::Refused(Refusal::UnknownJob(_)) | CallError::Unreadable { .. }) => {
+                    continue;
+                }
+                Err(fault) => return Err(fault),
             };
+            let pruned = described(&job, going.bytes(&*self.store).await?);
             if told.is_closed() {
                 return Ok(());
             }
@@ -69,12 +74,12 @@ impl<S: JobStore> Services<S> {
     }
 }
 
-fn described(going: &Going) -> PrunedJob {
+fn described(job: &Job, bytes: u64) -> PrunedJob {
     PrunedJob {
-        id: going.job.0,
-        name: going.name.clone(),
-        state: names::job_state(&going.state).into(),
-        ended_unix_ms: going.state.ended().map_or(0, |at| at.0 as i64),
-        bytes: 0,
+        id: job.id,
+        name: job.name.clone(),
+        state: job.state,
+        ended_unix_ms: job.ended_unix_ms,
+        bytes,
     }
 }

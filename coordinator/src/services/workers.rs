@@ -218,7 +218,8 @@ impl<S: JobStore> WorkerService for Services<S> {
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         let until =
             Instant::now() + Duration::from_millis(request.wait_ms.into()).min(LONGEST_HOLD);
-        let mut changes = self.driver.watch_jobs();
+        let job = self.job_of(session, token).await?;
+        let mut changes = self.driver.watch(job);
         if let Some(offer) = request.offer {
             self.driver
                 .event(Event::Offer {
@@ -233,7 +234,7 @@ impl<S: JobStore> WorkerService for Services<S> {
             // Whatever changes may be the rendezvous; a receiver that lags has missed changes, so it
             // looks too.
             if rendezvous.is_some()
-                || tokio::time::timeout_at(until, changes.recv())
+                || tokio::time::timeout_at(until, changes.changed())
                     .await
                     .is_err()
             {

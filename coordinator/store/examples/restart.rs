@@ -32,6 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // A coordinator goes on with these jobs, and gives out no number twice.
     let mut engine = Engine::new(Limits::default(), stored.jobs, Now::both(1), [2; 32]);
+    engine.adopt_ended(stored.ended);
     engine.reserve(stored.reserved);
     println!("jobs of the engine: {}", engine.jobs().count());
     Ok(())

@@ -12,10 +12,12 @@ mod artifacts;
 mod bounds;
 mod error;
 mod memory;
+mod page;
 mod postgres;
 mod records;
 mod rows;
 mod sqlite;
+mod start;
 
 pub use artifacts::{
     ArtifactError, ArtifactPlace, ArtifactReader, ArtifactStat, ArtifactStore, BucketFault,
@@ -24,6 +26,7 @@ pub use artifacts::{
 pub use bounds::Bounds;
 pub use error::StoreError;
 pub use memory::MemoryStore;
+pub use page::{Page, Wanted};
 pub use postgres::{Campaign, Candidate, Database, PostgresStore};
 pub use records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,

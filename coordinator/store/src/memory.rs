@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use qlora_engine::{Drain, Job, JobId, Reserved};
+use qlora_engine::{Drain, Ended, Job, JobId, Reserved};
 
 use crate::bounds::{Bounds, Thinning, superfluous};
 use crate::error::StoreError;
+use crate::page::{Page, Wanted};
 use crate::records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord, Write,
 };
@@ -177,14 +178,37 @@ impl JobStore for MemoryStore {
 
     async fn load(&self) -> Result<Stored, StoreError> {
         let state = self.state();
-        let jobs = state.jobs.values().cloned().collect();
+        let live = state.jobs.values().filter(|job| !job.state.is_final());
+        let jobs = live.cloned().collect();
+        let ended = state.jobs.values().filter_map(Ended::of).collect();
         let (reserved, coordinator_id) = (state.reserved.clone(), self.coordinator_id.clone());
         Ok(Stored {
             jobs,
+            ended,
             unreadable: Vec::new(),
             drains: state.drains.clone(),
             reserved,
             coordinator_id,
+        })
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        Ok(self.state().jobs.get(&id).cloned())
+    }
+
+    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
+        let state = self.state();
+        let has_state = |job: &Job| {
+            let states = wanted.states.as_ref();
+            states.is_none_or(|states| states.contains(&job.state.word()))
+        };
+        let before = state.jobs.range(..wanted.before).rev();
+        let found = before.filter(|(_, job)| has_state(job)).map(|(id, _)| *id);
+        let (ids, next) = wanted.cut(found.take(wanted.limit as usize + 1).collect());
+        let jobs = ids.iter().filter_map(|id| state.jobs.get(id)).cloned();
+        Ok(Page {
+            jobs: jobs.collect(),
+            next,
         })
     }
 

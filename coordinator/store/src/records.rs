@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use qlora_engine::{Drain, Job, JobId, JournalKind, Reserved};
+use qlora_engine::{Drain, Ended, Job, JobId, JournalKind, Reserved};
 
 use crate::StoreError;
+use crate::page::{Page, Wanted};
 
 /// Values of one moment of a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,8 +151,10 @@ impl Unreadable {
 /// What a start finds.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stored {
-    /// Every job, oldest first.
+    /// Every job that has not ended, oldest first.
     pub jobs: Vec<Job>,
+    /// Every ended job in brief, in no order.
+    pub ended: Vec<Ended>,
     pub unreadable: Vec<Unreadable>,
     /// Workers that are drained.
     pub drains: BTreeMap<String, Drain>,
@@ -172,8 +175,19 @@ pub trait JobStore: Send + Sync + 'static {
         writes: Vec<Write>,
     ) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
-    /// What is durable.
+    /// What a start needs: of ended jobs no more than an [`Ended`] each, so that it takes little time
+    /// and memory however many there are.
     fn load(&self) -> impl Future<Output = Result<Stored, StoreError>> + Send;
+
+    /// The job `id`, whether it has ended or not; none where there is no such job.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] where it is there and cannot be read.
+    fn job(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
+
+    /// The jobs that are `wanted`, newest first. It looks them up by state and number, so that it
+    /// takes the same time however many others there are. Those that cannot be read are left out.
+    fn jobs(&self, wanted: &Wanted) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Points of `job` after number `after`, oldest first.
     fn metrics(

@@ -93,9 +93,14 @@ fn maybe_number(row: &impl Columns, column: &str, fault: &mut Option<String>) ->
     }
 }
 
+/// The number of a job's row.
+pub(super) fn id(row: &impl Columns) -> i64 {
+    given(row.number("id")).unwrap_or_default()
+}
+
 /// A job, or why it cannot be read and the idempotency key that it holds.
 pub(super) fn job(row: &impl Columns) -> Result<Job, (Unreadable, Option<String>)> {
-    let id = given(row.number("id")).unwrap_or_default();
+    let id = id(row);
     let spec = spec(row);
     let key = spec
         .as_ref()
@@ -113,6 +118,14 @@ pub(super) fn job(row: &impl Columns) -> Result<Job, (Unreadable, Option<String>
     };
     spec.and_then(|spec| body(row, JobId(id as u64), spec))
         .map_err(unreadable)
+}
+
+/// A job that somebody asked for.
+pub(super) fn asked(row: &impl Columns) -> Result<Job, StoreError> {
+    job(row).map_err(|(unreadable, _)| StoreError::Unreadable {
+        what: format!("job {}", unreadable.job),
+        fault: unreadable.fault,
+    })
 }
 
 fn spec(row: &impl Columns) -> Result<JobSpec, String> {

@@ -9,15 +9,12 @@ mod postgres;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{database, entry, job, lead, line};
+use common::{LIMIT, database, entry, job, lead, leads, line};
 use postgres::Postgres;
 use qlora_engine::JobId;
 use qlora_store::{Bounds, Campaign, Candidate, JobStore, PostgresStore, StoreError, Write};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
-
-/// The longest that anything here may take on a slow machine.
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn save(id: u64) -> Vec<Write> {
     vec![Write::SaveJob(Box::new(job(id)))]
@@ -39,21 +36,6 @@ async fn execute(url: &str, sql: &str) {
         .execute(&mut session)
         .await
         .expect(sql);
-}
-
-/// Asks until it leads. Nothing tells when the server has given up a session.
-async fn leads(candidate: &mut Candidate, address: &str) -> PostgresStore {
-    let asking = async {
-        loop {
-            match candidate.ask(address).await.expect("an answer") {
-                Campaign::Leads(store) => return *store,
-                Campaign::Stands { .. } | Campaign::Away(_) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-        }
-    };
-    timeout(LIMIT, asking).await.expect("a leader")
 }
 
 #[tokio::test]

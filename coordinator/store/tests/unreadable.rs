@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::{entry, holder, job, line, point};
-use qlora_engine::{Attempt, Job, JobId, JobState, Millis, Token};
+use qlora_engine::{Attempt, Ended, Job, JobId, JobState, Millis, Token};
 use qlora_store::*;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection};
@@ -309,6 +309,86 @@ async fn rows_of_every_other_table_are_passed_over_too() {
         4
     );
     assert_eq!(store.config("c", 0).await.expect("a config").yaml, "third");
+}
+
+/// What a start reads of ended jobs is damaged: of the first one its brief, of the second the job.
+#[tokio::test]
+async fn an_ended_job_is_known_by_its_brief_or_by_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = with_three_jobs(folder.path()).await;
+    // What was submitted never changes, so that it is what the first write said.
+    let ended = |id: u64| Job {
+        state: JobState::Succeeded { at: Millis(id) },
+        ..running(id, 40, (id == 2).then_some("a key"))
+    };
+    let writes = [2, 3].map(|id| Write::SaveJob(Box::new(ended(id))));
+    store.apply(writes.to_vec()).await.expect("a write");
+    drop(store);
+    let damage =
+        "UPDATE ended SET brief = '{' WHERE job = 2; UPDATE jobs SET body = '' WHERE id = 3";
+    change(folder.path(), damage).await;
+    let store = SqliteStore::open(folder.path()).await.expect("a start");
+    let stored = store.load().await.expect("jobs");
+    assert_eq!((stored.jobs.len(), stored.unreadable.len()), (1, 0));
+    let known = [2, 3].map(|id| Ended::of(&ended(id)).expect("it has ended"));
+    assert_eq!(stored.ended, known);
+    assert_eq!(store.job(JobId(2)).await.expect("a job"), Some(ended(2)));
+    let unreadable = store.job(JobId(3)).await;
+    assert!(
+        matches!(&unreadable, Err(StoreError::Unreadable { what, .. }) if what == "job 3"),
+        "{unreadable:?}"
+    );
+    // It does not hide the others, and a page that lacks it is not the last one.
+    let wanted = |before| Wanted {
+        states: None,
+        before: JobId(before),
+        limit: 1,
+    };
+    let page = store.jobs(&wanted(4)).await.expect("a page");
+    assert_eq!((page.jobs.len(), page.next), (0, Some(JobId(3))));
+    let page = store.jobs(&wanted(3)).await.expect("a page");
+    assert_eq!(page.jobs, [ended(2)]);
+
+    // Both are damaged: the job is set aside.
+    let damage = "UPDATE ended SET brief = '{'";
+    change(folder.path(), damage).await;
+    let stored = store.load().await.expect("jobs");
+    assert_eq!(stored.ended, known[..1]);
+    let aside: Vec<JobId> = stored.unreadable.iter().map(|u| u.job).collect();
+    assert_eq!(aside, [JobId(3)]);
+}
+
+/// Columns that earlier versions did not have are filled from what their rows hold.
+#[tokio::test]
+async fn ended_jobs_of_an_earlier_version_are_listed_and_known_in_brief() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = with_three_jobs(folder.path()).await;
+    let ended = Job {
+        state: JobState::Succeeded { at: Millis(9) },
+        ..running(2, 30, Some("a key"))
+    };
+    store
+        .apply(vec![Write::SaveJob(Box::new(ended.clone()))])
+        .await
+        .expect("a write");
+    drop(store);
+    let before =
+        "UPDATE jobs SET state = ''; DELETE FROM ended; UPDATE jobs SET body = '' WHERE id = 3";
+    change(folder.path(), before).await;
+    for _ in 0..2 {
+        let store = SqliteStore::open(folder.path()).await.expect("a start");
+        let stored = store.load().await.expect("jobs");
+        assert_eq!(stored.jobs, [running(1, 10, None)]);
+        assert_eq!(stored.ended, [Ended::of(&ended).expect("it has ended")]);
+        assert_eq!(stored.unreadable.len(), 1);
+        let wanted = Wanted {
+            states: Some(vec!["succeeded"]),
+            before: JobId(9),
+            limit: 9,
+        };
+        let page = store.jobs(&wanted).await.expect("a page");
+        assert_eq!(page.jobs, std::slice::from_ref(&ended));
+    }
 }
 
 /// The records outlive the words that the code has for what they hold.

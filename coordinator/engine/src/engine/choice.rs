@@ -48,10 +48,9 @@ impl Engine {
     fn offered<'a>(&'a self, now: Now, worker: &'a Worker) -> impl Iterator<Item = &'a Job> {
         let ready = move |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
         self.queue
-            .iter()
-            .filter_map(|id| self.jobs.get(id))
+            .fitting(move |needs| verdict(needs, worker).fits)
+            .filter_map(|id| self.jobs.get(&id))
             .filter(ready)
-            .filter(move |job| verdict(&job.spec.needs, worker).fits)
             .filter(move |job| !self.goes_elsewhere(now, job, worker))
     }
 

@@ -4,7 +4,6 @@
 use super::state::Engine;
 use crate::event::{Effect, Effects, JournalKind};
 use crate::ids::{Millis, Now};
-use crate::job::JobState;
 use crate::worker::Worker;
 
 impl Engine {
@@ -23,17 +22,12 @@ impl Engine {
             .values()
             .filter(|w| w.connected || w.assigned.is_some())
             .map(|w| w.lease_until);
-        let waits = self
-            .queue
-            .iter()
-            .filter_map(|id| match self.jobs.get(id)?.state {
-                JobState::Queued { not_before } => {
-                    Some([not_before, not_before.plus(self.limits.elsewhere)])
-                }
-                _ => None,
-            });
         // Jobs that may start already wait for a worker and not for time.
-        let waits = waits.flatten().filter(|&t| t > now);
+        let held = self.queue.next_start(now.plus(1));
+        let elsewhere = self.limits.elsewhere;
+        let since = now.0.checked_sub(elsewhere).map_or(0, |past| past + 1);
+        let left = self.queue.next_start(Millis(since));
+        let waits = held.into_iter().chain(left.map(|at| at.plus(elsewhere)));
         // What was left for a worker that was woken may be given to others.
         let head_starts = self
             .workers

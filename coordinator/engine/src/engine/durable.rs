@@ -100,7 +100,7 @@ impl Engine {
     }
 
     /// Jobs are `jobs` and no others, and nothing is reserved but what they have; sessions and
-    /// leases stay.
+    /// leases stay. Ended jobs that are not among them come by [`Self::adopt_ended`].
     pub fn restore(&mut self, jobs: Vec<Job>, now: Now) {
         self.jobs = Default::default();
         self.keys.clear();

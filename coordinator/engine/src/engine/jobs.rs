@@ -1,16 +1,23 @@
-//! All jobs, and the earlier state of those that changed.
+//! The jobs that are at hand, the earlier state of those that changed, and the ended ones in brief.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::ended::EndedJobs;
+use crate::ended::Ended;
 use crate::ids::JobId;
 use crate::job::Job;
 
 /// Jobs by their number. Every way to change one passes here, so that no change is missed.
+///
+/// A job that has not ended is at hand. One that has ended is at hand or away, and never both.
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     all: BTreeMap<JobId, Job>,
     /// Changed since [`Self::settled`]; none where there was no such job.
     before: BTreeMap<JobId, Option<Job>>,
+    /// Those at hand that may have ended since [`Self::put_ended_away`].
+    touched: BTreeSet<JobId>,
+    ended: EndedJobs,
 }
 
 impl Jobs {
@@ -21,6 +28,7 @@ impl Jobs {
     pub fn get_mut(&mut self, id: &JobId) -> Option<&mut Job> {
         let job = self.all.get_mut(id)?;
         self.before.entry(*id).or_insert_with(|| Some(job.clone()));
+        self.touched.insert(*id);
         Some(job)
     }
 
@@ -32,6 +40,7 @@ impl Jobs {
 
     /// Adds a job that is durable already.
     pub fn adopt(&mut self, job: Job) {
+        self.touched.insert(job.id);
         self.all.insert(job.id, job);
     }
 
@@ -47,6 +56,7 @@ impl Jobs {
         self.all.remove(&id)
     }
 
+    /// Those at hand.
     pub fn values(&self) -> impl DoubleEndedIterator<Item = &Job> {
         self.all.values()
     }
@@ -59,5 +69,42 @@ impl Jobs {
     /// What jobs were that changed since [`Self::settled`].
     pub fn take_changes(&mut self) -> BTreeMap<JobId, Option<Job>> {
         std::mem::take(&mut self.before)
+    }
+
+    /// The ended jobs that are away.
+    pub fn ended(&self) -> &EndedJobs {
+        &self.ended
+    }
+
+    pub fn is_away(&self, id: JobId) -> bool {
+        self.ended.contains(id)
+    }
+
+    /// Adds an ended job that is durable and not at hand.
+    pub fn adopt_ended(&mut self, job: Ended) {
+        if !self.all.contains_key(&job.id) {
+            self.ended.insert(job);
+        }
+    }
+
+    /// A job that is away comes to hand.
+    pub fn recall(&mut self, job: Job) {
+        if self.ended.remove(job.id) {
+            self.adopt(job);
+        }
+    }
+
+    /// Ended jobs go away, but for those whose change is not settled.
+    pub fn put_ended_away(&mut self) {
+        let mut waiting = BTreeSet::new();
+        for id in std::mem::take(&mut self.touched) {
+            if self.before.contains_key(&id) {
+                waiting.insert(id);
+            } else if let Some(ended) = self.all.get(&id).and_then(Ended::of) {
+                self.all.remove(&id);
+                self.ended.insert(ended);
+            }
+        }
+        self.touched = waiting;
     }
 }

@@ -1,11 +1,13 @@
 //! The one function that changes the state: it hands each event to its own transition.
 
 mod attempts;
+mod away;
 mod choice;
 mod deadlines;
 mod draining;
 mod drains;
 mod durable;
+mod ended;
 mod jobs;
 mod limits;
 mod next;

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::jobs::Jobs;
 use super::state::Engine;
 use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Millis};
@@ -15,19 +16,23 @@ impl Engine {
     /// that ended last among all. The one that ended first is the first.
     pub fn prunable(&self, what: Prune, until: Millis, keep: usize) -> Vec<JobId> {
         let ended = |job: &Job| Some((job.state.ended()?, job.id));
-        let mut all: Vec<(Millis, JobId)> = self.jobs.values().filter_map(ended).collect();
-        all.sort_unstable();
-        all.truncate(all.len().saturating_sub(keep));
-        let has_it = |id: &JobId| self.jobs.get(id).is_some_and(|job| has(job, what));
-        let old = all.into_iter().filter(|(at, _)| *at <= until);
-        old.map(|(_, id)| id).filter(has_it).collect()
+        let at_hand: BTreeSet<(Millis, JobId)> = self.jobs.values().filter_map(ended).collect();
+        let away = self.jobs.ended().order();
+        let many = (at_hand.len() + away.len()).saturating_sub(keep);
+        let first = away.union(&at_hand).take(many);
+        let old = first.take_while(|(at, _)| *at <= until);
+        let has_it = |id: &JobId| match self.jobs.get(id) {
+            Some(job) => has(job, what),
+            None => self.jobs.ended().get(*id).is_some_and(|job| job.has(what)),
+        };
+        old.map(|(_, id)| *id).filter(has_it).collect()
     }
 
     /// The ended jobs that have to go for all jobs together to need no more than `bytes` of the
     /// artifact store; the one that ended first is the first. Where the jobs that have not ended
     /// need more by themselves, all of them.
     pub fn beyond_bytes(&self, bytes: u64) -> Vec<JobId> {
-        let mut needed = Needed::of(self.jobs.values());
+        let mut needed = Needed::of(&self.jobs);
         let mut left = needed.bytes();
         let mut gone = Vec::new();
         for id in self.prunable(Prune::Job, Millis(u64::MAX), 0) {
@@ -35,12 +40,9 @@ impl Engine {
                 break;
             }
             // One without artifacts and files is in nobody's way.
-            let stored = self
-                .jobs
-                .get(&id)
-                .filter(|job| job.digests().next().is_some());
-            if let Some(job) = stored {
-                left = left.saturating_sub(needed.let_go(job, Prune::Job));
+            let digests = self.let_go_by(id, Prune::Job);
+            if !digests.is_empty() {
+                left = left.saturating_sub(needed.let_go(&digests));
                 gone.push(id);
             }
         }
@@ -50,10 +52,26 @@ impl Engine {
     /// Bytes of the artifact store that each of `ids` frees when `what` of them goes in this order:
     /// what several need is freed by the last of them, and what others need by none.
     pub fn freed(&self, what: Prune, ids: &[JobId]) -> Vec<u64> {
-        let mut needed = Needed::of(self.jobs.values());
-        let jobs = ids.iter().map(|id| self.jobs.get(id));
-        jobs.map(|job| job.map_or(0, |job| needed.let_go(job, what)))
-            .collect()
+        let mut needed = Needed::of(&self.jobs);
+        let each = ids.iter().map(|id| self.let_go_by(*id, what));
+        each.map(|digests| needed.let_go(&digests)).collect()
+    }
+
+    /// Digests that job `id` needs no more once `what` of it is gone, each once.
+    fn let_go_by(&self, id: JobId, what: Prune) -> BTreeSet<&str> {
+        match (self.jobs.get(&id), self.jobs.ended().get(id)) {
+            (Some(job), _) => {
+                let given = job.spec.files.iter().map(|f| f.digest.as_str());
+                let made = job.artifacts.iter().map(|a| a.digest.as_str());
+                let_go(given, made, what)
+            }
+            (None, Some(job)) => {
+                let given = job.files().iter().map(|(digest, _)| digest.as_str());
+                let made = job.artifacts().iter().map(|(digest, _)| digest.as_str());
+                let_go(given, made, what)
+            }
+            (None, None) => BTreeSet::new(),
+        }
     }
 
     /// Lets `what` of job `id` go. What is gone already is no fault.
@@ -101,12 +119,16 @@ fn has(job: &Job, what: Prune) -> bool {
     }
 }
 
-/// Digests that `job` needs no more once `what` of it is gone, each once.
-fn let_go_by(job: &Job, what: Prune) -> BTreeSet<&str> {
-    let given: BTreeSet<&str> = job.spec.files.iter().map(|f| f.digest.as_str()).collect();
-    let made = job.artifacts.iter().map(|a| a.digest.as_str());
+/// Digests that a job which was `given` some and has `made` some needs no more once `what` of it is
+/// gone, each once.
+fn let_go<'a>(
+    given: impl Iterator<Item = &'a str>,
+    made: impl Iterator<Item = &'a str>,
+    what: Prune,
+) -> BTreeSet<&'a str> {
+    let given: BTreeSet<&str> = given.collect();
     match what {
-        Prune::Job => job.digests().collect(),
+        Prune::Job => given.into_iter().chain(made).collect(),
         Prune::Artifacts => made.filter(|digest| !given.contains(digest)).collect(),
         Prune::Records => BTreeSet::new(),
     }
@@ -116,9 +138,12 @@ fn let_go_by(job: &Job, what: Prune) -> BTreeSet<&str> {
 struct Needed<'a>(HashMap<&'a str, (usize, u64)>);
 
 impl<'a> Needed<'a> {
-    fn of(jobs: impl Iterator<Item = &'a Job>) -> Self {
-        let mut all: HashMap<&'a str, (usize, u64)> = HashMap::new();
-        for job in jobs {
+    fn of(jobs: &'a Jobs) -> Self {
+        let away = jobs.ended().needed().iter();
+        let mut all: HashMap<&'a str, (usize, u64)> = away
+            .map(|(digest, used)| (digest.as_str(), *used))
+            .collect();
+        for job in jobs.values() {
             let files = job.spec.files.iter().map(|f| (f.digest.as_str(), f.size));
             let made = job.artifacts.iter().map(|a| (a.digest.as_str(), a.size));
             let each_once: HashMap<&'a str, u64> = files.chain(made).collect();
@@ -137,10 +162,10 @@ impl<'a> Needed<'a> {
         sizes.fold(0, u64::saturating_add)
     }
 
-    /// Bytes that nobody needs any more once `what` of `job` is gone.
-    fn let_go(&mut self, job: &Job, what: Prune) -> u64 {
+    /// Bytes that nobody needs any more once one job fewer needs each of `digests`.
+    fn let_go(&mut self, digests: &BTreeSet<&'a str>) -> u64 {
         let mut freed: u64 = 0;
-        for digest in let_go_by(job, what) {
+        for digest in digests {
             if let Some((jobs, bytes)) = self.0.get_mut(digest) {
                 *jobs = jobs.saturating_sub(1);
                 if *jobs == 0 {

@@ -13,7 +13,7 @@ use crate::ids::{JobId, Millis, SessionId, Token};
 use crate::job::Job;
 use crate::worker::Worker;
 
-/// All jobs and all workers.
+/// All jobs and all workers; of ended jobs what must be known of them.
 #[derive(Debug)]
 pub struct Engine {
     pub(super) limits: Limits,
@@ -41,11 +41,12 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// The job `id`, if it is at hand: it has not ended, or was recalled for an event.
     pub fn job(&self, id: JobId) -> Option<&Job> {
         self.jobs.get(&id)
     }
 
-    /// All jobs, oldest first.
+    /// The jobs that are at hand, oldest first: all that have not ended.
     pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
         self.jobs.values()
     }
@@ -76,9 +77,15 @@ impl Engine {
         let is_twin = |job: &Job| {
             job.id != of && job.current_token().is_some() && job.spec.config_hash == config_hash
         };
-        self.jobs
-            .values()
-            .any(|job| is_twin(job) || job.digests().any(|needed| needed == digest))
+        let at_hand = |job: &Job| is_twin(job) || job.digests().any(|needed| needed == digest);
+        self.jobs.ended().needed().contains_key(digest) || self.jobs.values().any(at_hand)
+    }
+
+    /// Digests of everything in the artifact store that a job needs, ended ones included; some of
+    /// them more than once.
+    pub fn digests(&self) -> impl Iterator<Item = &str> {
+        let away = self.jobs.ended().needed().keys().map(String::as_str);
+        away.chain(self.jobs.values().flat_map(Job::digests))
     }
 
     pub fn limits(&self) -> Limits {

@@ -34,8 +34,9 @@ impl Engine {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        let would_start =
-            |w: &&Worker| verdict(&job.spec.needs, w).fits && self.would_start(now, w);
+        let would_start = |w: &&Worker| {
+            w.is_free() && verdict(&job.spec.needs, w).fits && self.would_start(now, w)
+        };
         let found = by_preference(&job.spec.needs, self.workers.values())
             .find(would_start)
             .map(|w| w.name.clone());
@@ -80,14 +81,17 @@ impl Engine {
     /// work now. Jobs that fit nobody who waits are passed over, so that they hold up none behind
     /// them.
     pub(super) fn wake_for_first(&mut self, now: Now, effects: &mut Effects) {
-        if !self.workers.values().any(Worker::is_free) {
+        let free: Vec<&Worker> = self.workers.values().filter(|w| w.is_free()).collect();
+        if free.is_empty() {
             return;
         }
+        let fits = |needs: &Needs| free.iter().any(|w| verdict(needs, w).fits);
         // Jobs of the same needs find the same workers, and what a worker is given does not depend
         // on who asks for it.
         let mut in_vain: Vec<&Needs> = Vec::new();
         let mut starts: HashMap<&str, bool> = HashMap::new();
-        let ready = self.queue.iter().filter_map(|id| self.jobs.get(id));
+        let fitting = self.queue.fitting(fits);
+        let ready = fitting.filter_map(|id| self.jobs.get(&id));
         let ready = ready.filter(
             |j| matches!(j.state, JobState::Queued { not_before } if not_before <= now.steady),
         );
@@ -96,8 +100,8 @@ impl Engine {
             if in_vain.contains(&needs) {
                 continue;
             }
-            let fitting = by_preference(needs, self.workers.values())
-                .filter(|w| w.is_free() && verdict(needs, w).fits);
+            let fitting = by_preference(needs, free.iter().copied());
+            let fitting = fitting.filter(|w| verdict(needs, w).fits);
             let mut would_start = fitting.filter(|w| {
                 *starts
                     .entry(&w.name)

@@ -1,6 +1,7 @@
 //! The life of jobs and workers, event by event: each test takes the expected answers and effects.
 
 mod attribution;
+mod away;
 mod drains;
 mod durable;
 mod groups;

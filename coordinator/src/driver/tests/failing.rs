@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use qlora_engine::JobId;
+use qlora_engine::{Job, JobId};
 use qlora_store::{
-    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, StoreError,
-    Stored, TokenRecord, Unreadable, Write,
+    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, Page,
+    StoreError, Stored, TokenRecord, Unreadable, Wanted, Write,
 };
 use tokio::sync::Semaphore;
 
@@ -74,6 +74,14 @@ impl JobStore for Failing {
             unreadable,
             ..stored
         })
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.kept.job(id).await
+    }
+
+    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
+        self.kept.jobs(wanted).await
     }
 
     async fn metrics(

@@ -1,6 +1,6 @@
 //! Artifacts that no job needs any more go, and no others.
 
-use qlora_engine::{File, FileRole, Prune};
+use qlora_engine::{Ended, File, FileRole, Prune};
 
 use super::*;
 
@@ -90,7 +90,8 @@ async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_i
     for what in [Prune::Artifacts, Prune::Records, Prune::Job] {
         refused(driver.event(prune(jobs[0], what)).await, "a removal");
     }
-    assert_eq!(names(&driver).await, ["one", "two"]);
+    let stored = store.load().await.expect("jobs");
+    assert_eq!(stored.ended.len(), 2);
     store.fail(0, 0);
     for what in [Prune::Artifacts, Prune::Records] {
         driver.event(prune(jobs[0], what)).await.expect("a removal");
@@ -106,10 +107,11 @@ async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_i
         .expect("a removal");
     assert_eq!(gone(), ["d"]);
 
-    let stored = store.load().await.expect("jobs").jobs;
-    let [job] = stored.as_slice() else {
+    let stored = store.load().await.expect("jobs").ended;
+    let [Ended { id, .. }] = stored.as_slice() else {
         panic!("{stored:?}")
     };
+    let job = store.job(*id).await.expect("a job").expect("the job");
     assert!(job.artifacts.is_empty() && job.pruned.artifacts && job.pruned.records);
     let journal = store.journal(0, 100).await.expect("a journal");
     let told: Vec<(&str, &str)> = journal

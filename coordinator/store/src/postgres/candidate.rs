@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::database::{Database, PATIENCE, late};
 use super::fault::{is_new, not_read, not_written, passes};
+use super::fill::fill;
 use super::leadership::Leadership;
 use super::migrate::migrate;
 use super::store::PostgresStore;
@@ -88,15 +89,7 @@ impl Candidate {
     /// those that are under way.
     async fn lead(&self, mut session: PgConnection, address: &str) -> Result<Campaign, StoreError> {
         migrate(&self.database, &mut session).await?;
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let raised = sqlx::query_scalar(
-            "UPDATE leader SET epoch = epoch + 1, address = $1, unix_ms = $2 RETURNING epoch",
-        )
-        .bind(address)
-        .bind(since.map_or(0, |since| since.as_millis() as i64))
-        .fetch_one(&mut session)
-        .await;
-        let epoch: i64 = match raised {
+        let epoch = match begun(&mut session, address).await {
             Ok(epoch) => epoch,
             Err(e) if passes(&e) => return self.failed(e),
             Err(e) => return Err(not_written(&self.database)(e)),
@@ -117,6 +110,21 @@ async fn locked(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
     timeout(PATIENCE, asked)
         .await
         .unwrap_or_else(|_| Err(late()))
+}
+
+/// Begins an epoch. What a leader of an earlier version wrote is filled in only then: until it ends,
+/// it may write more.
+async fn begun(session: &mut PgConnection, address: &str) -> Result<i64, sqlx::Error> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let epoch = sqlx::query_scalar(
+        "UPDATE leader SET epoch = epoch + 1, address = $1, unix_ms = $2 RETURNING epoch",
+    )
+    .bind(address)
+    .bind(since.map_or(0, |since| since.as_millis() as i64))
+    .fetch_one(&mut *session)
+    .await?;
+    fill(session).await?;
+    Ok(epoch)
 }
 
 /// The address that the leader wrote down; none before there was one.

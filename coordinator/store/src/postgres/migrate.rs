@@ -8,7 +8,10 @@ use super::fault::{not_read, not_written};
 use crate::error::StoreError;
 
 /// Every version of the schema, oldest first.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/postgres/0001_start.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/postgres/0001_start.sql"),
+    include_str!("../../migrations/postgres/0007_ended_jobs.sql"),
+];
 
 /// The database counts the versions that it has.
 const VERSION: &str = "

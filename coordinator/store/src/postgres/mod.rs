@@ -4,9 +4,12 @@
 //! from writing is not that lock alone, which the server may give away while its holder is cut off:
 //! each leader has an epoch, and every transaction checks it and holds it.
 
+mod briefs;
 mod candidate;
 mod database;
 mod fault;
+mod fill;
+mod jobs;
 mod leadership;
 mod migrate;
 mod store;

@@ -4,15 +4,17 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use qlora_engine::JobId;
+use qlora_engine::{Job, JobId};
 use sqlx::postgres::{PgPool, PgRow};
 
 use super::database::Database;
 use super::fault::not_read;
+use super::jobs;
 use super::leadership::{Leadership, Watched};
 use super::writer::Writer;
 use crate::bounds::Bounds;
 use crate::error::StoreError;
+use crate::page::{Page, Wanted};
 use crate::records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
     Unreadable, Write,
@@ -115,23 +117,6 @@ impl PostgresStore {
         rows.iter().map(each).collect()
     }
 
-    async fn load_jobs(&self, stored: &mut Stored) -> Result<(), sqlx::Error> {
-        let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY id")
-            .fetch_all(&self.readers)
-            .await?;
-        for row in &rows {
-            match rows::job(row) {
-                Ok(job) => stored.jobs.push(job),
-                Err((unreadable, key)) => {
-                    let key = key.map(|key| (key, unreadable.job));
-                    stored.reserved.keys.extend(key);
-                    stored.unreadable.push(unreadable);
-                }
-            }
-        }
-        Ok(())
-    }
-
     async fn load_drains(&self, stored: &mut Stored) -> Result<(), sqlx::Error> {
         let rows = sqlx::query("SELECT worker, unix_ms, reason FROM drains")
             .fetch_all(&self.readers)
@@ -169,7 +154,12 @@ impl JobStore for PostgresStore {
     async fn load(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
         let fault = |e| self.unread(e);
-        self.load_jobs(&mut stored).await.map_err(fault)?;
+        jobs::live(&self.readers, &mut stored)
+            .await
+            .map_err(fault)?;
+        jobs::ended(&self.readers, &mut stored)
+            .await
+            .map_err(fault)?;
         self.load_drains(&mut stored).await.map_err(fault)?;
         let counters = sqlx::query("SELECT job, token FROM counters")
             .fetch_one(&self.readers)
@@ -187,6 +177,28 @@ impl JobStore for PostgresStore {
         })?;
         self.mark_told(&mut stored.unreadable).await?;
         Ok(stored)
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let row = jobs::one(&self.readers, position(id.0)).await;
+        let row = row.map_err(|e| self.unread(e))?;
+        row.as_ref().map(rows::asked).transpose()
+    }
+
+    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
+        let found = jobs::numbers(&self.readers, wanted, position(wanted.before.0)).await;
+        let (ids, next) = wanted.cut(found.map_err(|e| self.unread(e))?);
+        let rows = jobs::rows_of(&self.readers, &ids).await;
+        let readable = |row: &PgRow| match rows::asked(row) {
+            Err(StoreError::Unreadable { what, fault }) => {
+                self.name(&what, &fault);
+                None
+            }
+            other => other.ok(),
+        };
+        let rows = rows.map_err(|e| self.unread(e))?;
+        let jobs = rows.iter().filter_map(readable).collect();
+        Ok(Page { jobs, next })
     }
 
     async fn metrics(

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use qlora_engine::{Drain, Job, JobId};
 
+use super::briefs::save_briefs;
 use super::fault::not_written;
 use super::writer::Transaction;
 use crate::bounds::{Thinning, superfluous};
@@ -71,20 +72,28 @@ impl Transaction<'_> {
         let token = tokens.max().unwrap_or(0);
         self.greatest = (self.greatest.0.max(id), self.greatest.1.max(token));
         sqlx::query(
-            "INSERT INTO jobs (id, spec, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+            "INSERT INTO jobs (id, spec, body, state) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (id) DO UPDATE SET body = excluded.body, state = excluded.state",
         )
         .bind(id)
         .bind(spec)
         .bind(body)
+        .bind(job.state.word())
         .execute(&mut self.connection)
         .await
         .map_err(not_written(self.database))?;
-        Ok(())
+        save_briefs(&mut self.connection, std::slice::from_ref(job))
+            .await
+            .map_err(not_written(self.database))
     }
 
     async fn remove_job(&mut self, job: JobId) -> Result<(), StoreError> {
-        self.numbers("DELETE FROM jobs WHERE id = $1", &[job.0])
-            .await?;
+        for statement in [
+            "DELETE FROM jobs WHERE id = $1",
+            "DELETE FROM ended WHERE job = $1",
+        ] {
+            self.numbers(statement, &[job.0]).await?;
+        }
         self.remove_records(job).await
     }
 

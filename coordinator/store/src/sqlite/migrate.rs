@@ -7,12 +7,13 @@ use sqlx::sqlite::SqliteConnection;
 use crate::error::{StoreError, not_read, not_written};
 
 /// Every version of the schema, oldest first; the database counts those it has in `user_version`.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../migrations/0001_start.sql"),
     include_str!("../../migrations/0002_counters.sql"),
     include_str!("../../migrations/0003_identity.sql"),
     include_str!("../../migrations/0004_drains.sql"),
     include_str!("../../migrations/0005_tokens.sql"),
+    include_str!("../../migrations/0007_ended_jobs.sql"),
 ];
 
 /// Takes all steps that are missing, or none.

@@ -1,5 +1,8 @@
 //! SQLite in one file: write-ahead log, fsync on every commit.
 
+mod briefs;
+mod fill;
+mod jobs;
 mod migrate;
 mod writer;
 mod writes;
@@ -11,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use fs4::fs_std::FileExt;
-use qlora_engine::JobId;
+use qlora_engine::{Job, JobId};
 use sqlx::Row;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
@@ -21,6 +24,7 @@ use sqlx::sqlite::{
 use self::writer::Writer;
 use crate::bounds::Bounds;
 use crate::error::{DATABASE, StoreError, not_read};
+use crate::page::{Page, Wanted};
 use crate::records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
     Unreadable, Write,
@@ -160,21 +164,12 @@ impl JobStore for SqliteStore {
 
     async fn load(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
-        let rows = sqlx::query("SELECT id, spec, body FROM jobs ORDER BY id")
-            .fetch_all(&self.readers)
-            .await;
-        for row in rows.map_err(|e| self.unread(e))? {
-            match rows::job(&row) {
-                Ok(job) => stored.jobs.push(job),
-                Err((unreadable, key)) => {
-                    stored
-                        .reserved
-                        .keys
-                        .extend(key.map(|key| (key, unreadable.job)));
-                    stored.unreadable.push(unreadable);
-                }
-            }
-        }
+        jobs::live(&self.readers, &mut stored)
+            .await
+            .map_err(|e| self.unread(e))?;
+        jobs::ended(&self.readers, &mut stored)
+            .await
+            .map_err(|e| self.unread(e))?;
         let rows = sqlx::query("SELECT worker, unix_ms, reason FROM drains")
             .fetch_all(&self.readers)
             .await;
@@ -201,6 +196,28 @@ impl JobStore for SqliteStore {
         })?;
         self.mark_told(&mut stored.unreadable).await?;
         Ok(stored)
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let row = jobs::one(&self.readers, position(id.0)).await;
+        let row = row.map_err(|e| self.unread(e))?;
+        row.as_ref().map(rows::asked).transpose()
+    }
+
+    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
+        let found = jobs::numbers(&self.readers, wanted, position(wanted.before.0)).await;
+        let (ids, next) = wanted.cut(found.map_err(|e| self.unread(e))?);
+        let rows = jobs::rows_of(&self.readers, &ids).await;
+        let readable = |row: &SqliteRow| match rows::asked(row) {
+            Err(StoreError::Unreadable { what, fault }) => {
+                self.name(&what, &fault);
+                None
+            }
+            other => other.ok(),
+        };
+        let rows = rows.map_err(|e| self.unread(e))?;
+        let jobs = rows.iter().filter_map(readable).collect();
+        Ok(Page { jobs, next })
     }
 
     async fn metrics(

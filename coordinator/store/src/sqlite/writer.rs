@@ -12,6 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::fill::fill;
 use super::migrate::{mend, migrate};
 use crate::bounds::Bounds;
 use crate::error::{StoreError, not_read, not_written};
@@ -58,6 +59,7 @@ impl Writer {
         let mut connection = options.connect().await.map_err(not_written(folder))?;
         migrate(folder, &mut connection).await?;
         mend(folder, &mut connection).await?;
+        fill(folder, &mut connection).await?;
         let mut state = State {
             connection: Some(connection),
             ..State::default()

@@ -2,6 +2,7 @@
 
 use qlora_engine::{Drain, Job, JobId};
 
+use super::briefs::save_brief;
 use super::writer::Transaction;
 use crate::bounds::{Thinning, superfluous};
 use crate::error::{StoreError, not_written};
@@ -49,32 +50,41 @@ impl Transaction<'_> {
             .unwrap_or(0);
         self.greatest = (self.greatest.0.max(id), self.greatest.1.max(token));
         sqlx::query(
-            "INSERT INTO jobs (id, spec, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+            "INSERT INTO jobs (id, spec, body, state) VALUES (?, ?, ?, ?)
+             ON CONFLICT (id) DO UPDATE SET body = excluded.body, state = excluded.state",
         )
         .bind(id)
         .bind(spec)
         .bind(body)
+        .bind(job.state.word())
         .execute(&mut self.connection)
         .await
         .map_err(not_written(self.folder))?;
-        Ok(())
+        save_brief(&mut self.connection, job)
+            .await
+            .map_err(not_written(self.folder))
     }
 
     async fn remove_job(&mut self, job: JobId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM jobs WHERE id = ?")
-            .bind(job.0 as i64)
-            .execute(&mut self.connection)
-            .await
-            .map_err(not_written(self.folder))?;
+        let of_job = [
+            "DELETE FROM jobs WHERE id = ?",
+            "DELETE FROM ended WHERE job = ?",
+        ];
+        self.delete(&of_job, job).await?;
         self.remove_records(job).await
     }
 
     async fn remove_records(&mut self, job: JobId) -> Result<(), StoreError> {
-        for statement in [
+        let of_records = [
             "DELETE FROM metrics WHERE job = ?",
             "DELETE FROM logs WHERE job = ?",
-        ] {
-            sqlx::query(statement)
+        ];
+        self.delete(&of_records, job).await
+    }
+
+    async fn delete(&mut self, statements: &[&'static str], job: JobId) -> Result<(), StoreError> {
+        for statement in statements {
+            sqlx::query(*statement)
                 .bind(job.0 as i64)
                 .execute(&mut self.connection)
                 .await

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use qlora_engine::{File, Holder, Job, JobId, JobKind, JobSpec, Needs, Now, SessionId};
 use qlora_store::{
@@ -9,6 +10,10 @@ use qlora_store::{
     PostgresStore,
 };
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+/// The longest that a server may take on a slow machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn job(id: u64) -> Job {
     let spec = JobSpec {
@@ -94,4 +99,19 @@ pub async fn lead(url: &str, bounds: Bounds) -> PostgresStore {
         Ok(Campaign::Stands { leader }) => panic!("{leader:?} leads"),
         Ok(Campaign::Away(fault)) | Err(fault) => panic!("{fault}"),
     }
+}
+
+/// Asks until it leads. Nothing tells when the server has given up a session.
+pub async fn leads(candidate: &mut Candidate, address: &str) -> PostgresStore {
+    let asking = async {
+        loop {
+            match candidate.ask(address).await.expect("an answer") {
+                Campaign::Leads(store) => return *store,
+                Campaign::Stands { .. } | Campaign::Away(_) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    };
+    timeout(LIMIT, asking).await.expect("a leader")
 }

@@ -1,0 +1,175 @@
+//! An ended job in brief: what the engine goes on knowing of it while the job itself lies in the
+//! store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{JobId, Millis};
+use crate::job::{Job, JobState};
+use crate::prune::Prune;
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Final {
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl Final {
+    pub const ALL: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// As [`JobState::word`]; a test below compares them.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// An ended job in brief. There may be a million of them, so what few jobs have lies apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Brief", into = "Brief")]
+pub struct Ended {
+    pub id: JobId,
+    pub at: Millis,
+    pub how: Final,
+    records_pruned: bool,
+    kept: Option<Box<Kept>>,
+}
+
+/// What an ended job keeps others from using.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Kept {
+    idempotency_key: Option<String>,
+    /// Digests and bytes of its inputs, and of what it made.
+    files: Vec<(String, u64)>,
+    artifacts: Vec<(String, u64)>,
+}
+
+/// An [`Ended`] as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Brief {
+    id: JobId,
+    at: Millis,
+    how: Final,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    records_pruned: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    files: Vec<(String, u64)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    artifacts: Vec<(String, u64)>,
+}
+
+impl From<Brief> for Ended {
+    fn from(brief: Brief) -> Self {
+        let kept = Kept {
+            idempotency_key: brief.idempotency_key,
+            files: brief.files,
+            artifacts: brief.artifacts,
+        };
+        Self {
+            id: brief.id,
+            at: brief.at,
+            how: brief.how,
+            records_pruned: brief.records_pruned,
+            kept: (kept != Kept::default()).then(|| Box::new(kept)),
+        }
+    }
+}
+
+impl From<Ended> for Brief {
+    fn from(ended: Ended) -> Self {
+        let kept = ended.kept.map(|kept| *kept).unwrap_or_default();
+        Self {
+            id: ended.id,
+            at: ended.at,
+            how: ended.how,
+            records_pruned: ended.records_pruned,
+            idempotency_key: kept.idempotency_key,
+            files: kept.files,
+            artifacts: kept.artifacts,
+        }
+    }
+}
+
+impl Ended {
+    /// `job` in brief; none where it has not ended.
+    pub fn of(job: &Job) -> Option<Self> {
+        let how = match job.state {
+            JobState::Succeeded { .. } => Final::Succeeded,
+            JobState::Failed { .. } => Final::Failed,
+            JobState::Cancelled { .. } => Final::Cancelled,
+            JobState::Queued { .. } | JobState::Running { .. } | JobState::Paused { .. } => {
+                return None;
+            }
+        };
+        let files = job.spec.files.iter();
+        let artifacts = job.artifacts.iter();
+        Some(Self::from(Brief {
+            id: job.id,
+            at: job.state.ended()?,
+            how,
+            records_pruned: job.pruned.records,
+            idempotency_key: job.spec.idempotency_key.clone(),
+            files: files.map(|f| (f.digest.clone(), f.size)).collect(),
+            artifacts: artifacts.map(|a| (a.digest.clone(), a.size)).collect(),
+        }))
+    }
+
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.kept.as_ref()?.idempotency_key.as_deref()
+    }
+
+    /// Digests and bytes of its inputs.
+    pub(crate) fn files(&self) -> &[(String, u64)] {
+        self.kept.as_ref().map_or(&[], |kept| &kept.files)
+    }
+
+    /// Digests and bytes of what it made.
+    pub(crate) fn artifacts(&self) -> &[(String, u64)] {
+        self.kept.as_ref().map_or(&[], |kept| &kept.artifacts)
+    }
+
+    /// Digests of everything in the artifact store that the job needs, and their bytes.
+    pub(crate) fn needed(&self) -> impl Iterator<Item = (&str, u64)> {
+        let all = self.files().iter().chain(self.artifacts());
+        all.map(|(digest, bytes)| (digest.as_str(), *bytes))
+    }
+
+    /// Whether anything is left of the job that `what` would delete.
+    pub(crate) fn has(&self, what: Prune) -> bool {
+        match what {
+            Prune::Job => true,
+            Prune::Artifacts => !self.artifacts().is_empty(),
+            Prune::Records => !self.records_pruned,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_has_the_word_of_its_state() {
+        let (at, reason, code) = (Millis(1), String::new(), String::new());
+        let states = [
+            JobState::Succeeded { at },
+            JobState::Failed {
+                at,
+                reason: reason.clone(),
+                code,
+            },
+            JobState::Cancelled { at, reason },
+        ];
+        assert_eq!(
+            states.map(|state| state.word()),
+            Final::ALL.map(Final::word)
+        );
+    }
+}
