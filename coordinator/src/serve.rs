@@ -59,6 +59,8 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
     let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
     let limits = Limits {
         lease: cli.lease.as_millis() as u64,
+        max_running_per_user: cli.max_running_per_user,
+        max_queued_per_user: cli.max_queued_per_user,
         ..Limits::default()
     };
     let driver = Driver::start(store.clone(), limits, artifacts.clone())

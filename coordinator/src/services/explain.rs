@@ -81,10 +81,13 @@ fn kept_free(kept: Reservation, now: Now) -> String {
 pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
     let id = job.id;
     match &job.state {
+        JobState::Queued { .. } if !job.waits_for.is_empty() => comes_after(job),
         JobState::Queued { not_before } if *not_before > now.steady => {
             held(job, not_before.0 - now.steady.0)
         }
-        JobState::Queued { .. } => waiting(engine, job),
+        JobState::Queued { .. } => {
+            stands_back(engine, job, now).unwrap_or_else(|| waiting(engine, job))
+        }
         JobState::Running { worker, token, .. } => {
             let others = job.attempt(*token).into_iter().flat_map(|a| &a.others);
             let with: String = others.map(|m| format!(", {}", m.worker)).collect();
@@ -123,6 +126,46 @@ fn held(job: &Job, ms: u64) -> String {
         job.id,
         ms as f64 / 1000.0
     )
+}
+
+/// Which jobs have to end before `job`.
+fn comes_after(job: &Job) -> String {
+    let ids: Vec<String> = job.waits_for.iter().map(ToString::to_string).collect();
+    let (jobs, have) = match ids.len() {
+        1 => ("job", "has"),
+        _ => ("jobs", "have"),
+    };
+    let (id, ids) = (job.id, ids.join(", "));
+    if job.spec.after.any {
+        format!("job {id} waits until {jobs} {ids} {have} ended, in whatever way")
+    } else {
+        format!(
+            "job {id} waits until {jobs} {ids} {have} succeeded; if one fails or is cancelled, it is cancelled too"
+        )
+    }
+}
+
+/// Why `job` does not start whoever is free: the queue is drained, or its owner has as many that
+/// run as it may have.
+fn stands_back(engine: &Engine, job: &Job, now: Now) -> Option<String> {
+    let id = job.id;
+    if let Some(drain) = engine.queue_drain() {
+        let drained = drained(drain, now);
+        return Some(format!(
+            "job {id} waits: the queue {drained}; no job starts until: qlora-ctl undrain --queue"
+        ));
+    }
+    let limit = engine.limits().max_running_per_user?;
+    engine.waits_for_a_place(now, job).then(|| {
+        let running = engine.usage(&job.spec.owner).running;
+        let owner = match job.spec.owner.as_str() {
+            "" => "its user".to_owned(),
+            name => format!("user {name}"),
+        };
+        format!(
+            "job {id} waits: {owner} may have {limit} running and has {running}, and older ones of that user come first; it starts once enough of them have ended, or with a greater --max-running-per-user of the coordinator"
+        )
+    })
 }
 
 /// What a job that may start waits for.
@@ -229,6 +272,8 @@ mod tests {
             priority: 0,
             retry_of: None,
             from_start: false,
+            owner: String::new(),
+            after: Default::default(),
             idempotency_key: None,
             traceparent: String::new(),
         };

@@ -27,6 +27,7 @@ mod interrupted;
 mod jobs;
 mod model_files;
 mod options;
+mod order;
 mod page;
 mod paths;
 mod pauses;
