@@ -251,7 +251,8 @@ fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
 #[cfg(test)]
 mod tests {
     use qlora_engine::{
-        Attempt, AttemptEnd, Holder, JobId, JobKind, JobSpec, Millis, Needs, Token,
+        Attempt, AttemptEnd, Event, Holder, JobId, JobKind, JobSpec, Limits, Millis, Needs,
+        Platform, Response, Token,
     };
 
     use super::*;
@@ -331,6 +332,87 @@ mod tests {
                 told.is_none_or(|told| said.contains(told)),
                 "{outcomes:?}: {said}"
             );
+        }
+    }
+
+    #[test]
+    fn what_a_job_comes_after_is_named_and_how_it_has_to_end() {
+        let mut job = job(&[], 0);
+        job.waits_for = vec![JobId(4)];
+        let said = comes_after(&job);
+        assert_eq!(
+            said,
+            "job 7 waits until job 4 has succeeded; if one fails or is cancelled, it is cancelled too"
+        );
+        job.waits_for.push(JobId(5));
+        job.spec.after.any = true;
+        let said = comes_after(&job);
+        assert_eq!(
+            said,
+            "job 7 waits until jobs 4, 5 have ended, in whatever way"
+        );
+    }
+
+    #[test]
+    fn a_job_beyond_its_users_limit_says_so_and_what_would_change_it() {
+        let limits = Limits {
+            max_running_per_user: Some(0),
+            ..Limits::default()
+        };
+        let mut waits = job(&[], 0);
+        waits.spec.owner = "ann".into();
+        let now = Now::both(0);
+        let engine = |limits| Engine::new(limits, vec![waits.clone()], now, [1; 32]);
+        let mut limited = engine(limits);
+        // As long as it fits no worker, that is what it waits for.
+        assert_eq!(stands_back(&limited, &waits, now), None);
+        let (registered, _) = limited.handle(now, register());
+        assert!(matches!(registered, Response::Registered { .. }));
+        let said = stands_back(&limited, &waits, now).expect("a reason");
+        assert!(
+            said.contains("user ann may have 0 running and has 0")
+                && said.contains("--max-running-per-user"),
+            "{said}"
+        );
+        let mut free = engine(Limits::default());
+        free.handle(now, register());
+        assert_eq!(stands_back(&free, &waits, now), None);
+        let reason = "upgrade".into();
+        free.handle(now, Event::DrainQueue { reason });
+        let said = summary(&free, &waits, now);
+        assert!(
+            said.contains("the queue was drained 0 s ago: upgrade"),
+            "{said}"
+        );
+    }
+
+    fn register() -> Event {
+        let platform = Platform {
+            device: DeviceClass::Cpu,
+            device_name: String::new(),
+            device_memory: 1,
+            device_memory_free: None,
+            compute_capability: String::new(),
+            driver: String::new(),
+            cpu_model: String::new(),
+            cpu_cores: 1,
+            memory: 1,
+            disk_free: None,
+            bf16: false,
+            flash_attention: false,
+            os: String::new(),
+            labels: Default::default(),
+            version: String::new(),
+            host: String::new(),
+            device_id: String::new(),
+            models: Default::default(),
+        };
+        Event::Register {
+            name: "a".into(),
+            instance: "1".into(),
+            previous: None,
+            platform: Box::new(platform),
+            running: None,
         }
     }
 

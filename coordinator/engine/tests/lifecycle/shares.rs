@@ -186,7 +186,14 @@ fn workers_that_are_kept_for_a_job_of_several_are_not_taken_by_who_uses_less() {
     let (_, busy) = world.start(b);
     let pair = world.submit(of("ann", for_two("pair")));
     assert_eq!(world.sync(a, None), Response::Wanted(Wanted::Nothing));
-    world.submit(of("bob", spec("next")));
+    let next = world.submit(of("bob", spec("next")));
+    assert_eq!(
+        (
+            world.engine.queued_before(pair),
+            world.engine.queued_before(next)
+        ),
+        (0, 1)
+    );
     world.finish(busy, Outcome::Succeeded);
     assert_eq!(world.start(b).0, pair);
 }

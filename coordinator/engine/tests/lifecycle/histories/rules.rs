@@ -3,7 +3,9 @@
 use qlora_engine::*;
 
 use super::model::{Facts, History};
-use super::terms::{check_dependencies, check_owners, check_that_others_have_ended, has_ended};
+use super::terms::{
+    check_dependencies, check_owners, check_places, check_that_others_have_ended, has_ended,
+};
 
 impl Facts {
     /// Remembers what was acknowledged, and judges the answer by what was before.
@@ -321,6 +323,7 @@ pub fn check(history: &mut History) {
         check_dependencies(&history.world.engine, &mut history.facts, id);
     }
     check_owners(&history.world.engine);
+    check_places(&history.world.engine);
     check_holders(history);
     check_leases(history);
     check_drains(history);

@@ -76,6 +76,20 @@ pub fn check_shares(world: &World) {
     }
 }
 
+/// Every job that may be offered to a worker has a place of its own.
+pub fn check_places(engine: &Engine) {
+    let is_offered =
+        |job: &&Job| matches!(job.state, JobState::Queued { .. }) && job.waits_for.is_empty();
+    let offered = engine.jobs().filter(is_offered);
+    let mut places: Vec<usize> = offered.map(|job| engine.queued_before(job.id)).collect();
+    places.sort_unstable();
+    assert_eq!(
+        places,
+        Vec::from_iter(0..places.len()),
+        "places in the queue"
+    );
+}
+
 /// A submission is taken or refused by how many jobs of its owner waited before.
 pub fn check_queue_limit(waiting: Option<u64>, response: &Response) {
     let Some(waiting) = waiting else { return };
