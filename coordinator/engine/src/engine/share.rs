@@ -6,9 +6,9 @@
 //!
 //! What an owner used are the worker-milliseconds of its attempts that have ended. Their weight
 //! halves with every day, by UTC, from their end to the last end of all. All of it follows from the
-//! jobs that there are, of ended ones from their briefs: a restart knows the same, and what is deleted
-//! counts no more. Only events
-//! change it and never the passing of time, so that no deadline comes of it.
+//! jobs that there are, for ended ones from their briefs: a restart knows the same, and what is
+//! deleted counts no more. Only events change it and never the passing of time, so that no deadline
+//! comes of it.
 
 use std::collections::BTreeMap;
 
