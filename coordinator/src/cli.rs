@@ -109,6 +109,15 @@ pub struct Cli {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub keep_bytes: Option<u64>,
 
+    /// Run at most N jobs of one user at one time; further ones wait. A user is a token, by its name.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_running_per_user: Option<u64>,
+
+    /// Let at most N jobs of one user wait at one time, paused ones included; further ones are
+    /// refused.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_queued_per_user: Option<u64>,
+
     /// Write the address that was bound to this file once it serves; for `--listen 127.0.0.1:0`.
     #[arg(long, value_name = "FILE")]
     pub address_file: Option<PathBuf>,

@@ -38,6 +38,10 @@ pub fn job(job: &domain::Job) -> wire::Job {
         priority: job.spec.priority,
         artifacts_pruned: job.pruned.artifacts,
         records_pruned: job.pruned.records,
+        owner: job.spec.owner.clone(),
+        after: job.spec.after.jobs.iter().map(|id| id.0).collect(),
+        after_any: job.spec.after.any,
+        waits_for: job.waits_for.iter().map(|id| id.0).collect(),
     }
 }
 
@@ -319,7 +323,7 @@ fn worker(engine: &domain::Engine, worker: &domain::Worker) -> wire::WorkerInfo 
     }
 }
 
-fn drain(drain: &domain::Drain) -> wire::Drain {
+pub fn drain(drain: &domain::Drain) -> wire::Drain {
     wire::Drain {
         since_unix_ms: drain.since.0 as i64,
         reason: drain.reason.clone(),
@@ -330,7 +334,9 @@ fn drain(drain: &domain::Drain) -> wire::Drain {
 pub fn workers(engine: &domain::Engine) -> Vec<wire::WorkerInfo> {
     let mut all: Vec<_> = engine.workers().map(|w| worker(engine, w)).collect();
     let is_listed = |name: &str| engine.workers().any(|w| w.name == name);
-    let absent = engine.drains().iter().filter(|(name, _)| !is_listed(name));
+    let is_worker = |name: &str| name != domain::Engine::QUEUE;
+    let drains = engine.drains().iter();
+    let absent = drains.filter(|(name, _)| is_worker(name) && !is_listed(name));
     all.extend(absent.map(|(name, drained)| wire::WorkerInfo {
         name: name.clone(),
         drained: Some(drain(drained)),

@@ -452,6 +452,7 @@ impl<S: JobStore> Driver<S> {
             );
             match entry.job {
                 Some(job) => tracing::info!(%job, worker, detail, "job {}", entry.kind),
+                None if worker.is_none() => tracing::info!(detail, "queue {}", entry.kind),
                 None => tracing::info!(worker, detail, "worker {}", entry.kind),
             }
             let _ = self.shared.events.send(());

@@ -189,9 +189,10 @@ pub enum CallError {
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let code = match &error {
-            CallError::Refused(Refusal::UnknownJob(_) | Refusal::UnknownWorker(_)) => {
-                GrpcCode::NotFound
-            }
+            CallError::Refused(
+                Refusal::UnknownJob(_) | Refusal::UnknownWorker(_) | Refusal::UnknownDependency(_),
+            ) => GrpcCode::NotFound,
+            CallError::Refused(Refusal::QueueFull { .. }) => GrpcCode::ResourceExhausted,
             CallError::Refused(
                 Refusal::NameTaken { .. } | Refusal::IdentityTaken { .. } | Refusal::KeyReused(_),
             ) => GrpcCode::AlreadyExists,

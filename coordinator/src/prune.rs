@@ -181,6 +181,8 @@ mod tests {
             priority: 0,
             retry_of: None,
             from_start: false,
+            owner: String::new(),
+            after: Default::default(),
             idempotency_key: None,
             traceparent: String::new(),
         }

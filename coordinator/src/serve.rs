@@ -172,6 +172,8 @@ async fn start<S: JobStore>(setup: &Setup, store: Arc<S>) -> Result<Services<S>,
     let artifacts = open_artifacts(setup.cli.artifacts.as_ref(), &setup.folder).await?;
     let limits = Limits {
         lease: setup.cli.lease.as_millis() as u64,
+        max_running_per_user: setup.cli.max_running_per_user,
+        max_queued_per_user: setup.cli.max_queued_per_user,
         ..Limits::default()
     };
     let driver = Driver::start(store.clone(), limits, artifacts.clone())

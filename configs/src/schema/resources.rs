@@ -26,8 +26,10 @@ pub struct ResourceConfig {
     /// in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_minutes: Option<u64>,
-    /// Queued jobs of a greater priority start first, and jobs of one priority in the order of
-    /// their submission. A job without one has 0. A running job is never stopped for another.
+    /// Queued jobs of a greater priority start first. Among those of one priority comes first the job
+    /// whose user has the fewest workers in use and has used least of late; jobs of one user start in
+    /// the order of their submission. A job without one has 0. A running job is never stopped for
+    /// another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
 }

@@ -19,6 +19,16 @@ pub enum Final {
 impl Final {
     pub const ALL: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
 
+    /// How a job in `state` has ended; none where it has not.
+    pub(crate) fn of(state: &JobState) -> Option<Self> {
+        match state {
+            JobState::Succeeded { .. } => Some(Self::Succeeded),
+            JobState::Failed { .. } => Some(Self::Failed),
+            JobState::Cancelled { .. } => Some(Self::Cancelled),
+            JobState::Queued { .. } | JobState::Running { .. } | JobState::Paused { .. } => None,
+        }
+    }
+
     /// As [`JobState::word`]; a test below compares them.
     pub const fn word(self) -> &'static str {
         match self {
@@ -47,6 +57,25 @@ struct Kept {
     /// Digests and bytes of its inputs, and of what it made.
     files: Vec<(String, u64)>,
     artifacts: Vec<(String, u64)>,
+    used: Option<Used>,
+}
+
+/// What a job has used of its owner's share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Used {
+    pub owner: String,
+    /// As [`Job::used`].
+    pub by_day: Vec<(u64, u64)>,
+}
+
+impl Used {
+    fn of(job: &Job) -> Option<Self> {
+        let by_day = Vec::from_iter(job.used());
+        (!by_day.is_empty()).then(|| Self {
+            owner: job.spec.owner.clone(),
+            by_day,
+        })
+    }
 }
 
 /// An [`Ended`] as it is stored.
@@ -63,6 +92,8 @@ struct Brief {
     files: Vec<(String, u64)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     artifacts: Vec<(String, u64)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used: Option<Used>,
 }
 
 impl From<Brief> for Ended {
@@ -71,6 +102,7 @@ impl From<Brief> for Ended {
             idempotency_key: brief.idempotency_key,
             files: brief.files,
             artifacts: brief.artifacts,
+            used: brief.used,
         };
         Self {
             id: brief.id,
@@ -93,6 +125,7 @@ impl From<Ended> for Brief {
             idempotency_key: kept.idempotency_key,
             files: kept.files,
             artifacts: kept.artifacts,
+            used: kept.used,
         }
     }
 }
@@ -100,14 +133,7 @@ impl From<Ended> for Brief {
 impl Ended {
     /// `job` in brief; none where it has not ended.
     pub fn of(job: &Job) -> Option<Self> {
-        let how = match job.state {
-            JobState::Succeeded { .. } => Final::Succeeded,
-            JobState::Failed { .. } => Final::Failed,
-            JobState::Cancelled { .. } => Final::Cancelled,
-            JobState::Queued { .. } | JobState::Running { .. } | JobState::Paused { .. } => {
-                return None;
-            }
-        };
+        let how = Final::of(&job.state)?;
         let files = job.spec.files.iter();
         let artifacts = job.artifacts.iter();
         Some(Self::from(Brief {
@@ -118,11 +144,22 @@ impl Ended {
             idempotency_key: job.spec.idempotency_key.clone(),
             files: files.map(|f| (f.digest.clone(), f.size)).collect(),
             artifacts: artifacts.map(|a| (a.digest.clone(), a.size)).collect(),
+            used: Used::of(job),
         }))
     }
 
     pub fn idempotency_key(&self) -> Option<&str> {
         self.kept.as_ref()?.idempotency_key.as_deref()
+    }
+
+    /// Takes out what it has used: once its owner's account has that, to keep it for each of so many
+    /// jobs would be for nothing.
+    pub(crate) fn take_used(&mut self) -> Option<Used> {
+        let used = self.kept.as_mut()?.used.take();
+        if self.kept.as_deref() == Some(&Kept::default()) {
+            self.kept = None;
+        }
+        used
     }
 
     /// Digests and bytes of its inputs.

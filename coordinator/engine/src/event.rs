@@ -35,6 +35,8 @@ pub enum Event {
         /// From nothing, and not from the newest checkpoint.
         from_start: bool,
         idempotency_key: Option<String>,
+        /// Who asks for it.
+        owner: String,
     },
     /// An ended job goes, with all that is known of it.
     RemoveJob {
@@ -84,6 +86,11 @@ pub enum Event {
     Undrain {
         worker: String,
     },
+    /// No job starts until the queue is undrained; what runs goes on.
+    DrainQueue {
+        reason: String,
+    },
+    UndrainQueue,
     /// Metrics and logs of an attempt came; asks whether they may be stored.
     Report {
         session: SessionId,
@@ -176,7 +183,8 @@ pub enum Effect {
     Remove(JobId),
     /// The metrics and the log of the job are gone from the store; the job stays.
     RemoveRecords(JobId),
-    /// The worker was drained by an operator, or undrained where `drain` is none: store it.
+    /// The worker was drained by an operator, or undrained where `drain` is none: store it. The
+    /// queue is drained under the empty name, which no worker has.
     SaveDrain {
         worker: String,
         drain: Option<Drain>,
@@ -313,6 +321,16 @@ pub enum Refusal {
         "the idempotency key was used for another request, as job {0}: use another key, or submit the same configuration and files"
     )]
     KeyReused(JobId),
+    #[error("there is no job {0} to come after; qlora-ctl jobs lists them")]
+    UnknownDependency(JobId),
+    #[error(
+        "job {job} is {state}, so a job after it would never start: do it again with qlora-ctl retry {job} and name the new job, or come after any end with --after-any"
+    )]
+    DependencyEnded { job: JobId, state: &'static str },
+    #[error(
+        "{owner} has {limit} waiting jobs, and no user may have more: submit again once one has started or was cancelled, or ask for a greater --max-queued-per-user of the coordinator"
+    )]
+    QueueFull { owner: String, limit: u64 },
     #[error("there is no worker {0}")]
     UnknownWorker(String),
     #[error(

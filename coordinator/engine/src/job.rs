@@ -10,10 +10,13 @@
 //!     +-- cancel --------- + -- finish after cancel --------------> Cancelled
 //! ```
 //!
+//! A job that comes after others is `Queued` too until they have ended, but no worker is offered it.
+//!
 //! `pause` takes a job that is queued, or the attempt of a running one once it has saved, to
 //! `Paused`; `resume` takes it back to `Queued`, and `cancel` to `Cancelled`. A drain that does not
 //! wait takes the attempt, once it has saved, back to `Queued`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,8 @@ use crate::ids::{JobId, Millis, Now, Token};
 use crate::progress::Progress;
 use crate::prune::Pruned;
 use crate::worker::Needs;
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// A job with everything that is known of it, but for metrics and logs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +46,9 @@ pub struct Job {
     pub created: Millis,
     #[serde(default)]
     pub pruned: Pruned,
+    /// Those of [`JobSpec::after`] whose end it still waits for; none once it has ended itself.
+    #[serde(default)]
+    pub waits_for: Vec<JobId>,
 }
 
 /// What was submitted; never changes.
@@ -70,8 +78,21 @@ pub struct JobSpec {
     /// It does that one again from nothing, and not from its checkpoint.
     #[serde(default)]
     pub from_start: bool,
+    /// The token that submitted it, by its name; empty where an earlier version stored the job.
+    #[serde(default)]
+    pub owner: String,
+    #[serde(default)]
+    pub after: After,
     pub idempotency_key: Option<String>,
     pub traceparent: String,
+}
+
+/// Jobs that have to end before a job may start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct After {
+    pub jobs: Vec<JobId>,
+    /// However they end; otherwise they have to succeed.
+    pub any: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,7 +263,10 @@ impl JobSpec {
             files.sort();
             files
         };
-        let asked = |spec: &Self| (spec.kind, spec.retry_of, spec.from_start);
+        let asked = |spec: &Self| {
+            let after = spec.after.clone();
+            (spec.kind, spec.retry_of, spec.from_start, after)
+        };
         asked(self) == asked(other)
             && self.config_hash == other.config_hash
             && files(self) == files(other)
@@ -267,6 +291,7 @@ impl Job {
             artifacts: Vec::new(),
             created: now.wall,
             pruned: Pruned::default(),
+            waits_for: Vec::new(),
         }
     }
 
@@ -340,6 +365,19 @@ impl Job {
             .collect();
         self.artifacts.retain(|a| !old(a));
         gone
+    }
+
+    /// Worker-milliseconds of its attempts that have ended, by the day of their end.
+    pub(crate) fn used(&self) -> BTreeMap<u64, u64> {
+        let mut by_day = BTreeMap::new();
+        for attempt in &self.attempts {
+            let Some(end) = &attempt.end else { continue };
+            let ms = end.at.0.saturating_sub(attempt.started.0);
+            let used: &mut u64 = by_day.entry(end.at.0 / DAY_MS).or_default();
+            *used = used.saturating_add(ms.saturating_mul(attempt.size().into()));
+        }
+        by_day.retain(|_, used| *used > 0);
+        by_day
     }
 
     /// The attempt `token`.

@@ -24,8 +24,13 @@
 //! - A lost worker's job goes back to the queue; losing does not count as failing, and a loss that
 //!   a restart of the coordinator may have caused does not count at all.
 //! - A worker that waits is woken when there is work for it, whatever else waits.
-//! - Jobs with the same needs start by priority, and jobs of one priority in the order of their
-//!   submission.
+//! - Jobs with the same needs start by priority; among those of one priority comes first the one
+//!   whose owner has the fewest workers in use and has used least, and jobs of one owner start in
+//!   the order of their submission.
+//! - No owner has more jobs running, or is given more jobs to wait, than its limits say.
+//! - A job that comes after others starts once they have succeeded, and is cancelled if one of them
+//!   ends otherwise.
+//! - While the queue is drained nothing starts.
 //! - A paused job starts only once it is resumed.
 //! - A worker that an operator has drained is given nothing until it is undrained.
 //! - Among workers that are free, one that has a job's model is given it first; no job waits for
@@ -49,11 +54,11 @@ mod worker;
 
 pub use attempt::{Attempt, AttemptEnd, Holder, Member, Outcome, Rendezvous};
 pub use ended::{Ended, Final};
-pub use engine::{Engine, Limits, Reservation, Reserved, Seed};
+pub use engine::{Engine, Limits, Reservation, Reserved, Seed, Usage};
 pub use event::{Effect, Event, JournalKind, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, Now, SessionId, Token};
 pub use job::{
-    AfterStop, Artifact, ArtifactKind, File, FileRole, Job, JobKind, JobSpec, JobState, Stop,
+    After, AfterStop, Artifact, ArtifactKind, File, FileRole, Job, JobKind, JobSpec, JobState, Stop,
 };
 pub use number::Number;
 pub use placement::{Verdict, suitable, verdict};

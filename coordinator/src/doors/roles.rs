@@ -50,6 +50,8 @@ pub const METHODS: &[(&str, Roles)] = &[
     ("/qlora.v1.WorkerService/RemoveWorker", ADMIN),
     ("/qlora.v1.WorkerService/DrainWorker", ADMIN),
     ("/qlora.v1.WorkerService/UndrainWorker", ADMIN),
+    ("/qlora.v1.WorkerService/DrainQueue", ADMIN),
+    ("/qlora.v1.WorkerService/UndrainQueue", ADMIN),
     ("/qlora.v1.ArtifactService/StatArtifact", READ_AND_WORK),
     // The service itself binds a worker to its attempt.
     ("/qlora.v1.ArtifactService/Upload", ACT_AND_WORK),
@@ -143,7 +145,10 @@ mod tests {
             name,
             "Submit" | "Cancel" | "Pause" | "Resume" | "Retry" | "Remove" | "PutConfig" | "Upload"
         );
-        let operates = matches!(name, "RemoveWorker" | "DrainWorker" | "UndrainWorker");
+        let operates = matches!(
+            name,
+            "RemoveWorker" | "DrainWorker" | "UndrainWorker" | "DrainQueue" | "UndrainQueue"
+        );
         let works = service == "WorkerService" && !operates;
         match role {
             Role::Admin => true,

@@ -132,10 +132,22 @@ fn figures(job: &Job, p: &Progress) -> Markup {
             },
         ),
         ("left", left),
+        ("user", job.owner.clone()),
+        ("after", after(job)),
         ("configuration", job.config_hash.chars().take(12).collect()),
     ];
     html! {
         div .figures { @for (name, value) in all.iter().filter(|(_, v)| !v.is_empty()) { div { span { (name) } (value) } } }
+    }
+}
+
+/// Jobs that it was to come after.
+fn after(job: &Job) -> String {
+    let ids: Vec<String> = job.after.iter().map(u64::to_string).collect();
+    let end = if job.after_any { " (any end)" } else { "" };
+    match ids.len() {
+        0 => String::new(),
+        _ => format!("{}{end}", ids.join(", ")),
     }
 }
 

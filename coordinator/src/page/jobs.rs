@@ -3,16 +3,19 @@
 use maud::{Markup, html};
 use qlora_engine::Now;
 use qlora_proto::words::gib;
-use qlora_proto::{Attempt, Job, WorkerInfo};
+use qlora_proto::{Attempt, Drain, Job, WorkerInfo};
 
 use super::layout;
 
-pub fn page(jobs: &[Job], workers: &[WorkerInfo], now: Now) -> Markup {
+pub fn page(jobs: &[Job], workers: &[WorkerInfo], drained: Option<&Drain>, now: Now) -> Markup {
     layout::page(
         "jobs",
         &html! {
             section {
                 h1 { "Jobs" }
+                @if let Some(drain) = drained {
+                    p { "No job starts, the queue is drained " (drain.words(now.wall.0 as i64)) ". " code { "qlora-ctl undrain --queue" } " ends it." }
+                }
                 @if jobs.is_empty() {
                     p .dim { "No job yet. Submit one with " code { "qlora-ctl submit config.yaml --watch" } "." }
                 } @else {
@@ -35,7 +38,7 @@ fn job_table(jobs: &[Job]) -> Markup {
     html! {
         div .scroll {
             table {
-                thead { tr { th { "Job" } th { "Name" } th { "State" } th .num { "Step" } th .num { "Loss" } th .num { "Held-out" } th .num { "Tokens/s" } th { "Worker" } } }
+                thead { tr { th { "Job" } th { "Name" } th { "User" } th { "State" } th .num { "Step" } th .num { "Loss" } th .num { "Held-out" } th .num { "Tokens/s" } th { "Worker" } } }
                 tbody { @for job in jobs { (job_row(job)) } }
             }
         }
@@ -53,6 +56,7 @@ fn job_row(job: &Job) -> Markup {
         tr {
             td { a href={ "/j/" (job.id) } { (job.id) } }
             td title=(job.name) { (shorten(&job.name)) }
+            td { (job.owner) }
             td class=(job.state().word()) { (job.state().word()) @if !job.reason.is_empty() { span .dim title=(job.reason) { " " (shorten(&job.reason)) } } }
             td .num { @if p.steps > 0 { (p.step) "/" (p.steps) } }
             td .num { (number(p.loss, 3)) }

@@ -81,10 +81,13 @@ async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
             row
         };
         let jobs: Vec<_> = jobs.iter().map(row).collect();
-        (jobs, convert::workers(engine))
+        let drained = engine.queue_drain().map(convert::drain);
+        (jobs, convert::workers(engine), drained)
     });
     match read.await {
-        Ok((jobs, workers)) => jobs::page(&jobs, &workers, now()).into_response(),
+        Ok((jobs, workers, drained)) => {
+            jobs::page(&jobs, &workers, drained.as_ref(), now()).into_response()
+        }
         Err(e) => failed(&e),
     }
 }

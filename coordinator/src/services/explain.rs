@@ -81,10 +81,13 @@ fn kept_free(kept: Reservation, now: Now) -> String {
 pub fn summary(engine: &Engine, job: &Job, now: Now) -> String {
     let id = job.id;
     match &job.state {
+        JobState::Queued { .. } if !job.waits_for.is_empty() => comes_after(job),
         JobState::Queued { not_before } if *not_before > now.steady => {
             held(job, not_before.0 - now.steady.0)
         }
-        JobState::Queued { .. } => waiting(engine, job),
+        JobState::Queued { .. } => {
+            stands_back(engine, job, now).unwrap_or_else(|| waiting(engine, job))
+        }
         JobState::Running { worker, token, .. } => {
             let others = job.attempt(*token).into_iter().flat_map(|a| &a.others);
             let with: String = others.map(|m| format!(", {}", m.worker)).collect();
@@ -123,6 +126,46 @@ fn held(job: &Job, ms: u64) -> String {
         job.id,
         ms as f64 / 1000.0
     )
+}
+
+/// Which jobs have to end before `job`.
+fn comes_after(job: &Job) -> String {
+    let ids: Vec<String> = job.waits_for.iter().map(ToString::to_string).collect();
+    let (jobs, have) = match ids.len() {
+        1 => ("job", "has"),
+        _ => ("jobs", "have"),
+    };
+    let (id, ids) = (job.id, ids.join(", "));
+    if job.spec.after.any {
+        format!("job {id} waits until {jobs} {ids} {have} ended, in whatever way")
+    } else {
+        format!(
+            "job {id} waits until {jobs} {ids} {have} succeeded; if one fails or is cancelled, it is cancelled too"
+        )
+    }
+}
+
+/// Why `job` does not start whoever is free: the queue is drained, or its owner has as many that
+/// run as it may have.
+fn stands_back(engine: &Engine, job: &Job, now: Now) -> Option<String> {
+    let id = job.id;
+    if let Some(drain) = engine.queue_drain() {
+        let drained = drained(drain, now);
+        return Some(format!(
+            "job {id} waits: the queue {drained}; no job starts until: qlora-ctl undrain --queue"
+        ));
+    }
+    let limit = engine.limits().max_running_per_user?;
+    engine.waits_for_a_place(now, job).then(|| {
+        let running = engine.usage(&job.spec.owner).running;
+        let owner = match job.spec.owner.as_str() {
+            "" => "its user".to_owned(),
+            name => format!("user {name}"),
+        };
+        format!(
+            "job {id} waits: {owner} may have {limit} running and has {running}, and older ones of that user come first; it starts once enough of them have ended, or with a greater --max-running-per-user of the coordinator"
+        )
+    })
 }
 
 /// What a job that may start waits for.
@@ -208,7 +251,8 @@ fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
 #[cfg(test)]
 mod tests {
     use qlora_engine::{
-        Attempt, AttemptEnd, Holder, JobId, JobKind, JobSpec, Millis, Needs, Token,
+        Attempt, AttemptEnd, Event, Holder, JobId, JobKind, JobSpec, Limits, Millis, Needs,
+        Platform, Response, Token,
     };
 
     use super::*;
@@ -229,6 +273,8 @@ mod tests {
             priority: 0,
             retry_of: None,
             from_start: false,
+            owner: String::new(),
+            after: Default::default(),
             idempotency_key: None,
             traceparent: String::new(),
         };
@@ -286,6 +332,87 @@ mod tests {
                 told.is_none_or(|told| said.contains(told)),
                 "{outcomes:?}: {said}"
             );
+        }
+    }
+
+    #[test]
+    fn what_a_job_comes_after_is_named_and_how_it_has_to_end() {
+        let mut job = job(&[], 0);
+        job.waits_for = vec![JobId(4)];
+        let said = comes_after(&job);
+        assert_eq!(
+            said,
+            "job 7 waits until job 4 has succeeded; if one fails or is cancelled, it is cancelled too"
+        );
+        job.waits_for.push(JobId(5));
+        job.spec.after.any = true;
+        let said = comes_after(&job);
+        assert_eq!(
+            said,
+            "job 7 waits until jobs 4, 5 have ended, in whatever way"
+        );
+    }
+
+    #[test]
+    fn a_job_beyond_its_users_limit_says_so_and_what_would_change_it() {
+        let limits = Limits {
+            max_running_per_user: Some(0),
+            ..Limits::default()
+        };
+        let mut waits = job(&[], 0);
+        waits.spec.owner = "ann".into();
+        let now = Now::both(0);
+        let engine = |limits| Engine::new(limits, vec![waits.clone()], now, [1; 32]);
+        let mut limited = engine(limits);
+        // As long as it fits no worker, that is what it waits for.
+        assert_eq!(stands_back(&limited, &waits, now), None);
+        let (registered, _) = limited.handle(now, register());
+        assert!(matches!(registered, Response::Registered { .. }));
+        let said = stands_back(&limited, &waits, now).expect("a reason");
+        assert!(
+            said.contains("user ann may have 0 running and has 0")
+                && said.contains("--max-running-per-user"),
+            "{said}"
+        );
+        let mut free = engine(Limits::default());
+        free.handle(now, register());
+        assert_eq!(stands_back(&free, &waits, now), None);
+        let reason = "upgrade".into();
+        free.handle(now, Event::DrainQueue { reason });
+        let said = summary(&free, &waits, now);
+        assert!(
+            said.contains("the queue was drained 0 s ago: upgrade"),
+            "{said}"
+        );
+    }
+
+    fn register() -> Event {
+        let platform = Platform {
+            device: DeviceClass::Cpu,
+            device_name: String::new(),
+            device_memory: 1,
+            device_memory_free: None,
+            compute_capability: String::new(),
+            driver: String::new(),
+            cpu_model: String::new(),
+            cpu_cores: 1,
+            memory: 1,
+            disk_free: None,
+            bf16: false,
+            flash_attention: false,
+            os: String::new(),
+            labels: Default::default(),
+            version: String::new(),
+            host: String::new(),
+            device_id: String::new(),
+            models: Default::default(),
+        };
+        Event::Register {
+            name: "a".into(),
+            instance: "1".into(),
+            previous: None,
+            platform: Box::new(platform),
+            running: None,
         }
     }
 

@@ -25,6 +25,9 @@ use crate::{caller, convert, names};
 /// Log lines that are read at one time.
 const PAGE: u32 = 500;
 
+/// Jobs that one job comes after, at the most.
+const MOST_AFTER: usize = 256;
+
 /// Characters of a file's name, at the most.
 const LONGEST_FILE_NAME: usize = 1_000;
 
@@ -42,7 +45,13 @@ impl<S: JobStore> JobService for Services<S> {
         let by = caller::by(request.extensions(), "submit");
         qlora_telemetry::set_parent(&span, request.metadata());
         async {
-            let spec = self.spec(request.into_inner()).await?;
+            let request = request.into_inner();
+            let after = after(&request)?;
+            let spec = domain::JobSpec {
+                owner: owner(by.as_ref()),
+                after,
+                ..self.spec(request).await?
+            };
             let spec = Box::new(spec);
             self.submitted(Event::Submit { spec }, by).await
         }
@@ -125,6 +134,7 @@ impl<S: JobStore> JobService for Services<S> {
             job: convert::job_in(id),
             from_start,
             idempotency_key: Some(idempotency_key).filter(|key| !key.is_empty()),
+            owner: owner(by.as_ref()),
         };
         self.submitted(event, by).await
     }
@@ -277,6 +287,30 @@ fn numbered(job: &domain::Job, lines: Vec<LogRecord>) -> Vec<LogLine> {
     lines.into_iter().map(|l| convert::log(job, l)).collect()
 }
 
+/// Whose job it is that somebody submits.
+fn owner(by: Option<&By>) -> String {
+    by.map(|by| by.who.clone()).unwrap_or_default()
+}
+
+/// Jobs that a submission comes after.
+fn after(request: &SubmitRequest) -> Result<domain::After, CallError> {
+    if request.after.len() > MOST_AFTER {
+        return Err(CallError::Invalid(format!(
+            "a job comes after {MOST_AFTER} others at the most, not after {}",
+            request.after.len()
+        )));
+    }
+    let mut jobs: Vec<_> = request
+        .after
+        .iter()
+        .map(|id| convert::job_in(*id))
+        .collect();
+    jobs.sort_unstable();
+    jobs.dedup();
+    let any = request.after_any && !jobs.is_empty();
+    Ok(domain::After { jobs, any })
+}
+
 impl<S: JobStore> Services<S> {
     /// The job `id` after `event`, which changes it.
     async fn change(
@@ -356,7 +390,8 @@ impl<S: JobStore> Services<S> {
         Ok((job, lines))
     }
 
-    /// Checks a submission and works out what it needs.
+    /// Checks a submission and works out what it needs; who submits it, and after which jobs it
+    /// comes, is the caller's to add.
     async fn spec(&self, request: SubmitRequest) -> Result<domain::JobSpec, CallError> {
         let idempotency_key = Some(request.idempotency_key.clone()).filter(|key| !key.is_empty());
         let traceparent = qlora_telemetry::current_traceparent();
@@ -382,6 +417,8 @@ impl<S: JobStore> Services<S> {
                 priority: 0,
                 retry_of: None,
                 from_start: false,
+                owner: String::new(),
+                after: domain::After::default(),
                 idempotency_key,
                 traceparent,
             }),
@@ -420,6 +457,8 @@ impl<S: JobStore> Services<S> {
                     priority: config.resources.priority.unwrap_or_default(),
                     retry_of: None,
                     from_start: false,
+                    owner: String::new(),
+                    after: domain::After::default(),
                     idempotency_key,
                     traceparent,
                 })

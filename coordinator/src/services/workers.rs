@@ -260,8 +260,11 @@ impl<S: JobStore> WorkerService for Services<S> {
         &self,
         _: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = self.driver.read(convert::workers).await?;
-        Ok(Response::new(ListWorkersResponse { workers }))
+        let answer = self.driver.read(|engine| ListWorkersResponse {
+            workers: convert::workers(engine),
+            queue_drained: engine.queue_drain().map(convert::drain),
+        });
+        Ok(Response::new(answer.await?))
     }
 
     async fn drain_worker(
@@ -287,6 +290,33 @@ impl<S: JobStore> WorkerService for Services<S> {
         let worker = name.clone();
         let event = Event::Undrain { worker };
         Ok(self.change_worker(name, by, event).await?)
+    }
+
+    async fn drain_queue(
+        &self,
+        request: Request<DrainQueueRequest>,
+    ) -> Result<Response<DrainQueueResponse>, Status> {
+        let by = caller::by(request.extensions(), "drain of the queue");
+        let reason = or_by_user(request.into_inner().reason);
+        let event = Event::DrainQueue { reason };
+        self.driver.event_by(event, by).await?;
+        let answer = self.driver.read(|engine| {
+            let runs = |job: &&domain::Job| job.current_token().is_some();
+            DrainQueueResponse {
+                drained: engine.queue_drain().map(convert::drain),
+                running: engine.jobs().filter(runs).count() as u64,
+            }
+        });
+        Ok(Response::new(answer.await?))
+    }
+
+    async fn undrain_queue(
+        &self,
+        request: Request<UndrainQueueRequest>,
+    ) -> Result<Response<UndrainQueueResponse>, Status> {
+        let by = caller::by(request.extensions(), "undrain of the queue");
+        self.driver.event_by(Event::UndrainQueue, by).await?;
+        Ok(Response::new(UndrainQueueResponse {}))
     }
 }
 

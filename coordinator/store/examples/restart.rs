@@ -67,6 +67,8 @@ fn spec() -> JobSpec {
         priority: 0,
         retry_of: None,
         from_start: false,
+        owner: String::new(),
+        after: Default::default(),
         idempotency_key: None,
         traceparent: String::new(),
     }

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::{entry, holder, job, line, point};
-use qlora_engine::{Attempt, Ended, Job, JobId, JobState, Millis, Token};
+use qlora_engine::{Attempt, AttemptEnd, Ended, Job, JobId, JobState, Millis, Outcome, Token};
 use qlora_store::*;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection};
@@ -38,6 +38,21 @@ fn running(id: u64, token: u64, key: Option<&str>) -> Job {
         worker: "w".into(),
         stopping: None,
     };
+    job
+}
+
+/// `job` once its attempt has succeeded and has used something.
+fn succeeded(at: u64, mut job: Job) -> Job {
+    let at = Millis(at);
+    for attempt in &mut job.attempts {
+        attempt.end = Some(AttemptEnd {
+            at,
+            outcome: Outcome::Succeeded,
+            message: String::new(),
+            code: String::new(),
+        });
+    }
+    job.state = JobState::Succeeded { at };
     job
 }
 
@@ -317,10 +332,7 @@ async fn an_ended_job_is_known_by_its_brief_or_by_itself() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = with_three_jobs(folder.path()).await;
     // What was submitted never changes, so that it is what the first write said.
-    let ended = |id: u64| Job {
-        state: JobState::Succeeded { at: Millis(id) },
-        ..running(id, 40, (id == 2).then_some("a key"))
-    };
+    let ended = |id: u64| succeeded(id, running(id, 40, (id == 2).then_some("a key")));
     let writes = [2, 3].map(|id| Write::SaveJob(Box::new(ended(id))));
     store.apply(writes.to_vec()).await.expect("a write");
     drop(store);
@@ -363,10 +375,7 @@ async fn an_ended_job_is_known_by_its_brief_or_by_itself() {
 async fn ended_jobs_of_an_earlier_version_are_listed_and_known_in_brief() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = with_three_jobs(folder.path()).await;
-    let ended = Job {
-        state: JobState::Succeeded { at: Millis(9) },
-        ..running(2, 30, Some("a key"))
-    };
+    let ended = succeeded(9, running(2, 30, Some("a key")));
     store
         .apply(vec![Write::SaveJob(Box::new(ended.clone()))])
         .await

@@ -14,8 +14,8 @@ use qlora_tests::World;
 use sqlx::Connection;
 use tonic::Code;
 
-use crate::disk::Disk;
 use self::speaker::{Speaker, Upload, file, run};
+use crate::disk::Disk;
 
 fn restart(world: &mut World) {
     assert_eq!(

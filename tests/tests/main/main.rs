@@ -37,6 +37,7 @@ mod jobs;
 mod kills;
 mod model_files;
 mod options;
+mod order;
 mod page;
 mod paths;
 mod pauses;

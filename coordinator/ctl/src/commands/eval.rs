@@ -67,7 +67,7 @@ impl Eval {
                 name: format!("{what} of {}", trained.id),
                 config_json: config_json.clone(),
                 files,
-                idempotency_key: String::new(),
+                ..SubmitRequest::default()
             };
             let job = send(context, request).await?;
             context.say(format!(

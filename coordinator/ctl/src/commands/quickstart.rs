@@ -21,7 +21,7 @@ use crate::input::resolved::Resolved;
 use crate::interrupt::interrupted;
 use crate::job::artifact;
 use crate::job::follow::{Ended, States, follow};
-use crate::job::submit::submit;
+use crate::job::submit::{Terms, submit};
 use crate::job::watch::ended;
 use crate::output::{human, json as forms, print, print_json};
 use crate::programs::{
@@ -184,7 +184,7 @@ impl Quickstart {
         let device = wait_for_worker(&here, folder).await?;
         let page = here.client().await?.page();
         here.say(format!("3/5 machine  {device}, page at {page}"));
-        let job = submit(&here, resolved, None).await?;
+        let job = submit(&here, resolved, Terms::default()).await?;
         begun.set(true);
         let job = match follow(&here, job.id, States::Hidden).await? {
             Ended::Job(job) => job,

@@ -6,7 +6,7 @@ use qlora_proto::RetryRequest;
 use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::CtlError;
-use crate::job::submit::{answered, show};
+use crate::job::submit::{answered, fault, show};
 
 /// Do an ended job once more, as a new job.
 ///
@@ -36,7 +36,8 @@ impl Retry {
             idempotency_key: self.idempotency_key.clone().unwrap_or_default(),
         };
         let answer = context.client().await?.jobs.retry(request).await;
-        let job = answered(context, answer.map_err(context.fault())?.into_inner())?;
+        let answer = answer.map_err(|status| fault(context, status))?;
+        let job = answered(context, answer.into_inner())?;
         show(context, job, self.watch).await
     }
 }

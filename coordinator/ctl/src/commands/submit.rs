@@ -2,10 +2,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::arguments::job_number;
 use crate::context::Context;
 use crate::error::CtlError;
 use crate::input::source::ConfigSource;
-use crate::job::submit::{show, submit};
+use crate::job::submit::{Terms, show, submit};
 
 /// Submit a configuration as a job.
 ///
@@ -22,13 +23,25 @@ pub struct Submit {
     /// The same key gives the same job, however often it is submitted.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// Start only once these jobs have succeeded; where one fails or is cancelled, the new job is
+    /// cancelled. Several are separated by commas.
+    #[arg(long, value_name = "JOB", value_delimiter = ',', value_parser = job_number)]
+    after: Vec<u64>,
+    /// Jobs of --after only have to end.
+    #[arg(long, requires = "after")]
+    after_any: bool,
 }
 
 impl Submit {
     pub async fn run(&self, context: &Context) -> Result<ExitCode, CtlError> {
         let resolved = self.source.resolve(context).await?;
         context.warn(resolved.config.warnings());
-        let job = submit(context, &resolved, self.idempotency_key.clone()).await?;
+        let terms = Terms {
+            idempotency_key: self.idempotency_key.clone(),
+            after: self.after.clone(),
+            after_any: self.after_any,
+        };
+        let job = submit(context, &resolved, terms).await?;
         show(context, job, self.watch).await
     }
 }

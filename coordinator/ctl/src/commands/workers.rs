@@ -65,6 +65,12 @@ impl Workers {
             let now = jiff::Timestamp::now().as_millisecond();
             print(workers::workers(&answer.workers, now))?;
         }
+        if let Some(drain) = &answer.queue_drained {
+            let drained = drain.words(jiff::Timestamp::now().as_millisecond());
+            context.say(format!(
+                "no job starts, the queue is drained {drained}; qlora-ctl undrain --queue ends it"
+            ));
+        }
         Ok(Exit::Done.into())
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use qlora_proto::{Job, JobKind, SubmitRequest, SubmitResponse};
+use tonic::{Code, Status};
 
 use super::waiting::waiting_if_known;
 use super::watch::watch;
@@ -13,13 +14,18 @@ use crate::input::resolved::Resolved;
 use crate::input::rows::DataFile;
 use crate::output::{json, print, print_json};
 
+/// What a submission says beside its configuration and data.
+#[derive(Debug, Default)]
+pub struct Terms {
+    pub idempotency_key: Option<String>,
+    /// Jobs that have to succeed first, or with `after_any` only to end.
+    pub after: Vec<u64>,
+    pub after_any: bool,
+}
+
 /// Uploads the data and submits.
 #[tracing::instrument(name = "submit", skip_all)]
-pub async fn submit(
-    context: &Context,
-    resolved: &Resolved,
-    key: Option<String>,
-) -> Result<Job, CtlError> {
+pub async fn submit(context: &Context, resolved: &Resolved, terms: Terms) -> Result<Job, CtlError> {
     let config = resolved.config.config();
     let files = resolved.inputs()?;
     let ruler = local::look(context, resolved).await?;
@@ -41,7 +47,9 @@ pub async fn submit(
         name: config.name.clone().unwrap_or_default(),
         config_json: resolved.config.json().to_owned(),
         files: files.iter().map(|data| data.file.clone()).collect(),
-        idempotency_key: key.unwrap_or_default(),
+        idempotency_key: terms.idempotency_key.unwrap_or_default(),
+        after: terms.after,
+        after_any: terms.after_any,
     };
     send(context, request).await
 }
@@ -49,7 +57,21 @@ pub async fn submit(
 /// Submits a job whose files are with the coordinator.
 pub async fn send(context: &Context, request: SubmitRequest) -> Result<Job, CtlError> {
     let answer = context.client().await?.jobs.submit(request).await;
-    answered(context, answer.map_err(context.fault())?.into_inner())
+    let answer = answer.map_err(|status| fault(context, status))?;
+    answered(context, answer.into_inner())
+}
+
+/// The error of a submission. A user who has as many waiting jobs as the coordinator allows is
+/// refused: that is no trouble of the coordinator's.
+pub fn fault(context: &Context, status: Status) -> CtlError {
+    match status.code() {
+        Code::ResourceExhausted => CtlError::Refused {
+            message: status.message().to_owned(),
+            help: "",
+            exit: Exit::Refused,
+        },
+        _ => context.fault()(status),
+    }
 }
 
 /// Shows a job that was submitted: its number, or how it goes on where `follows` is set.

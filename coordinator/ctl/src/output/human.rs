@@ -34,8 +34,8 @@ fn formatted(unix_ms: i64, form: &str) -> String {
 }
 
 pub fn jobs(jobs: &[Job]) -> String {
-    let rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();
-    let columns = [
+    let mut rows: Vec<Vec<String>> = jobs.iter().map(job_row).collect();
+    let mut columns = vec![
         word("JOB", 0),
         text("NAME", 0),
         word("STATE", 0),
@@ -46,6 +46,20 @@ pub fn jobs(jobs: &[Job]) -> String {
         number("LEFT", 4),
         text("WORKER", 5),
     ];
+    // These tell something only where jobs differ in them.
+    let owner = jobs.first().map(|job| &job.owner);
+    if jobs.iter().any(|job| Some(&job.owner) != owner) {
+        columns.push(text("USER", 3));
+        for (row, job) in rows.iter_mut().zip(jobs) {
+            row.push(short(&job.owner, CELL));
+        }
+    }
+    if jobs.iter().any(|job| !job.waits_for.is_empty()) {
+        columns.push(text("WAITS FOR", 2));
+        for (row, job) in rows.iter_mut().zip(jobs) {
+            row.push(short(&numbers(&job.waits_for), CELL));
+        }
+    }
     table(&columns, &rows)
 }
 
@@ -187,6 +201,8 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> String {
             String::new()
         },
     );
+    add("user", job.owner.clone());
+    add("after", after(job));
     add("config", job.config_hash.chars().take(12).collect());
     for file in &job.files {
         add(&file.role, format!("{} ({})", file.name, bytes(file.size)));
@@ -210,6 +226,21 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> String {
     }
     add("deleted", gone(job).into());
     lines.join("\n")
+}
+
+fn numbers(ids: &[u64]) -> String {
+    let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+    ids.join(", ")
+}
+
+/// Jobs that a job was to come after, and those of them that it still waits for.
+fn after(job: &Job) -> String {
+    let end = if job.after_any { " (any end)" } else { "" };
+    match (job.after.as_slice(), job.waits_for.as_slice()) {
+        ([], _) => String::new(),
+        (all, []) => format!("{}{end}", numbers(all)),
+        (all, open) => format!("{}{end}; waits for {}", numbers(all), numbers(open)),
+    }
 }
 
 /// What was deleted of a job after its end.

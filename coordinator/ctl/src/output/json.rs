@@ -4,7 +4,7 @@
 use qlora_client::console;
 use qlora_config::{Diagnostic, Warning};
 use qlora_proto::{
-    Attempt, ConfigRevision, Event, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint,
+    Attempt, ConfigRevision, Drain, Event, ExplainResponse, Job, JobArtifact, LogLine, MetricPoint,
     PrunedJob, Scores, TokenInfo, WorkerInfo, WorkerVerdict,
 };
 use serde_json::{Value, json};
@@ -70,6 +70,10 @@ pub fn job(job: &Job, why: Option<&ExplainResponse>) -> Value {
         "files": job.files.iter().map(|f| json!({"role": f.role, "name": f.name, "digest": f.digest, "size": f.size})).collect::<Vec<_>>(),
         "retry_of": Some(job.retry_of).filter(|id| *id > 0),
         "priority": job.priority,
+        "owner": if job.owner.is_empty() { None } else { Some(&job.owner) },
+        "after": job.after,
+        "after_any": job.after_any,
+        "waits_for": job.waits_for,
         "artifacts_pruned": job.artifacts_pruned,
         "logs_pruned": job.records_pruned,
         "config_hash": job.config_hash,
@@ -117,7 +121,7 @@ pub fn worker(w: &WorkerInfo) -> Value {
         "worker": w.name,
         "connected": w.connected,
         "draining": w.draining,
-        "drained": w.drained.as_ref().map(|d| json!({"since_unix_ms": d.since_unix_ms, "reason": d.reason})),
+        "drained": w.drained.as_ref().map(drain),
         "set_aside": if w.set_aside.is_empty() { None } else { Some(&w.set_aside) },
         "job": if w.running_job == 0 { None } else { Some(w.running_job) },
         "last_seen_unix_ms": w.last_seen_unix_ms,
@@ -138,6 +142,15 @@ pub fn worker(w: &WorkerInfo) -> Value {
         "models": p.models,
         "version": p.version,
     })
+}
+
+fn drain(d: &Drain) -> Value {
+    json!({"since_unix_ms": d.since_unix_ms, "reason": d.reason})
+}
+
+/// Whether jobs start; and how many run, where that was told.
+pub fn queue(drained: Option<&Drain>, running: Option<u64>) -> Value {
+    json!({"v": 1, "queue": true, "drained": drained.map(drain), "running": running})
 }
 
 pub fn metric(m: &MetricPoint) -> Value {

@@ -251,6 +251,7 @@ impl Engine {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
+        self.shares.take(job);
         if let Some(attempt) = job.attempt_mut(token) {
             attempt.end = Some(AttemptEnd {
                 at: now.wall,
@@ -265,21 +266,15 @@ impl Engine {
             _ => {}
         }
         let next = next_state(job, now, &ending, limits);
-        let (kind, text) = match &next {
-            JobState::Succeeded { .. } => (JournalKind::Succeeded, String::new()),
-            JobState::Failed { reason, .. } => (JournalKind::Failed, reason.clone()),
-            JobState::Cancelled { reason, .. } => (JournalKind::Cancelled, reason.clone()),
-            JobState::Queued { not_before } => (
-                JournalKind::Requeued,
-                requeued_because(job, &ending, not_before.0 - now.steady.0),
-            ),
-            JobState::Paused { reason, .. } => (JournalKind::Paused, reason.clone()),
-            JobState::Running { .. } => (JournalKind::Started, String::new()),
-        };
+        let (kind, text) = told(job, &next, &ending, now);
         job.progress.phase = next.word().into();
         job.progress.seconds_left = None;
         job.state = next;
-        let requeued = matches!(job.state, JobState::Queued { .. });
+        self.shares.add(job);
+        let (requeued, is_final) = (
+            matches!(job.state, JobState::Queued { .. }),
+            job.state.is_final(),
+        );
         effects.push(Effect::record(Some(id), None, kind, text));
         effects.push(Effect::Save(id));
         if outcome == Outcome::Succeeded {
@@ -290,6 +285,9 @@ impl Engine {
                 self.queue.insert(job);
             }
             self.wake_one_for(now, id, effects);
+        }
+        if is_final {
+            self.go_on_after(now, id, effects);
         }
     }
 
@@ -371,5 +369,20 @@ impl Engine {
         if let Some(&id) = self.running.get(&token) {
             self.end_attempt(now, id, token, ending.explained(), effects);
         }
+    }
+}
+
+/// What the journal tells of a job that goes to `next` when its attempt ends.
+fn told(job: &Job, next: &JobState, ending: &Ending, now: Now) -> (JournalKind, String) {
+    match next {
+        JobState::Succeeded { .. } => (JournalKind::Succeeded, String::new()),
+        JobState::Failed { reason, .. } => (JournalKind::Failed, reason.clone()),
+        JobState::Cancelled { reason, .. } => (JournalKind::Cancelled, reason.clone()),
+        JobState::Queued { not_before } => (
+            JournalKind::Requeued,
+            requeued_because(job, ending, not_before.0 - now.steady.0),
+        ),
+        JobState::Paused { reason, .. } => (JournalKind::Paused, reason.clone()),
+        JobState::Running { .. } => (JournalKind::Started, String::new()),
     }
 }

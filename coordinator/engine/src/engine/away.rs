@@ -15,12 +15,15 @@ use crate::job::Job;
 impl Engine {
     /// Takes `ended` for what is durable of ended jobs that are not at hand.
     pub fn adopt_ended(&mut self, ended: Vec<Ended>) {
-        for job in ended {
+        for mut job in ended {
             self.next_job = self.next_job.max(job.id.0 + 1);
             if let Some(key) = job.idempotency_key() {
                 self.keys.insert(key.to_owned(), job.id);
             }
-            self.jobs.adopt_ended(job);
+            let used = job.take_used();
+            if self.jobs.adopt_ended(job) {
+                used.into_iter().for_each(|used| self.shares.add_used(used));
+            }
         }
     }
 

@@ -46,11 +46,7 @@ impl Engine {
     /// Jobs that may start now and fit `worker`, but for those that wait for another one, in their
     /// order.
     fn offered<'a>(&'a self, now: Now, worker: &'a Worker) -> impl Iterator<Item = &'a Job> {
-        let ready = move |job: &&Job| matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady);
-        self.queue
-            .fitting(move |needs| verdict(needs, worker).fits)
-            .filter_map(|id| self.jobs.get(&id))
-            .filter(ready)
+        self.startable(now, |needs| verdict(needs, worker).fits)
             .filter(move |job| !self.goes_elsewhere(now, job, worker))
     }
 

@@ -1,8 +1,8 @@
-//! An operator drains workers, and lets them work again.
+//! An operator drains workers or the whole queue, and lets them go on.
 //!
-//! A drain is of a name: it lasts over restarts of the worker and of the coordinator. What a worker
-//! says of itself when it is about to end is [`Worker::draining`](crate::Worker::draining), and is
-//! not touched here.
+//! While the queue is drained no job starts on any worker. A drain of a worker is of its name. Both
+//! last over restarts of the worker and of the coordinator. What a worker says of itself when it is
+//! about to end is [`Worker::draining`](crate::Worker::draining), and is not touched here.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ impl Engine {
         at_once: bool,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let known = self.drains.get(name);
+        let known = self.drain_of(name);
         if known.is_none() && !self.workers.contains_key(name) {
             return Err(Refusal::UnknownWorker(name.to_owned()));
         }
@@ -61,6 +61,11 @@ impl Engine {
         matches!(job.state, JobState::Running { stopping: None, .. }).then_some(job.id)
     }
 
+    /// The drain of the worker `name`.
+    pub(super) fn drain_of(&self, name: &str) -> Option<&Drain> {
+        self.drains.get(name).filter(|_| name != Self::QUEUE)
+    }
+
     /// The worker `name` is given work again.
     pub(super) fn undrain(
         &mut self,
@@ -68,7 +73,7 @@ impl Engine {
         name: &str,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        if self.drains.get(name).is_none() {
+        if self.drain_of(name).is_none() {
             // Undrained once already: this is the same request again.
             let is_known = self.workers.contains_key(name);
             let unknown = || Refusal::UnknownWorker(name.to_owned());
@@ -99,7 +104,36 @@ impl Engine {
         });
     }
 
-    /// Workers that an operator has drained, by name; those included that are not there.
+    /// The name of no worker, under which the drain of the queue is kept.
+    pub const QUEUE: &str = "";
+
+    /// No job starts. What runs goes on.
+    pub(super) fn drain_queue(&mut self, now: Now, reason: String, effects: &mut Effects) {
+        let known = self.queue_drain();
+        let since = known.map_or(now.wall, |drain| drain.since);
+        let drain = Drain {
+            since,
+            reason: reason.clone(),
+        };
+        if known != Some(&drain) {
+            self.set_drain(Self::QUEUE, Some(drain), effects);
+            effects.push(Effect::record(None, None, JournalKind::Drained, reason));
+        }
+    }
+
+    /// Jobs start again. To undrain a queue that is not drained changes nothing.
+    pub(super) fn undrain_queue(&mut self, now: Now, effects: &mut Effects) {
+        if self.queue_drain().is_none() {
+            return;
+        }
+        self.set_drain(Self::QUEUE, None, effects);
+        let kind = JournalKind::Undrained;
+        effects.push(Effect::record(None, None, kind, String::new()));
+        self.wake_all(now, effects);
+    }
+
+    /// Workers that an operator has drained, by name, those included that are not there; and the
+    /// queue, under [`Self::QUEUE`].
     pub fn drains(&self) -> &BTreeMap<String, Drain> {
         self.drains.all()
     }

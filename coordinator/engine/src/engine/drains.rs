@@ -1,4 +1,5 @@
-//! Workers that an operator has drained, and what of that was otherwise before the last changes.
+//! Workers that an operator has drained, and the queue where it is; and what of that was otherwise
+//! before the last changes.
 
 use std::collections::BTreeMap;
 

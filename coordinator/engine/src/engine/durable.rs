@@ -39,6 +39,8 @@ impl Engine {
             jobs: Default::default(),
             keys: Default::default(),
             queue: Default::default(),
+            shares: Default::default(),
+            dependents: Default::default(),
             running: Default::default(),
             time_limits: Default::default(),
             workers: Default::default(),
@@ -105,6 +107,8 @@ impl Engine {
         self.jobs = Default::default();
         self.keys.clear();
         self.queue.clear();
+        self.shares.clear();
+        self.dependents.clear();
         self.running.clear();
         self.time_limits.clear();
         for job in jobs {
@@ -163,6 +167,8 @@ impl Engine {
             }
             _ => {}
         }
+        self.shares.add(&job);
+        self.dependents.insert(&job);
         self.jobs.adopt(job);
     }
 
@@ -171,6 +177,8 @@ impl Engine {
             return;
         };
         self.queue.remove(id);
+        self.shares.take(&job);
+        self.dependents.remove(&job);
         if let JobState::Running { token, .. } = job.state {
             self.running.remove(&token);
             self.time_limits.remove(&token);

@@ -26,8 +26,10 @@ impl EndedJobs {
         self.all.contains_key(&id)
     }
 
-    pub fn insert(&mut self, job: Ended) {
+    /// Adds a job whose owner's account has what it used.
+    pub fn insert(&mut self, mut job: Ended) {
         self.remove(job.id);
+        job.take_used();
         self.order.insert((job.at, job.id));
         for (digest, size) in each_once(&job) {
             let (jobs, bytes) = self.needed.entry(digest.to_owned()).or_default();

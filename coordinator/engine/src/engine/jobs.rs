@@ -80,11 +80,13 @@ impl Jobs {
         self.ended.contains(id)
     }
 
-    /// Adds an ended job that is durable and not at hand.
-    pub fn adopt_ended(&mut self, job: Ended) {
-        if !self.all.contains_key(&job.id) {
+    /// Adds an ended job that is durable and not at hand; whether it was not known.
+    pub fn adopt_ended(&mut self, job: Ended) -> bool {
+        let is_new = !self.all.contains_key(&job.id) && !self.ended.contains(job.id);
+        if is_new {
             self.ended.insert(job);
         }
+        is_new
     }
 
     /// A job that is away comes to hand.

@@ -1,6 +1,6 @@
-//! How long the engine waits, and how often it tries again.
+//! How long the engine waits, how often it tries again, and how much one user may ask for.
 
-/// Times, in milliseconds.
+/// Times, in milliseconds, and numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// A worker that is silent for this long has lost its attempt.
@@ -15,6 +15,10 @@ pub struct Limits {
     pub head_start: u64,
     /// Workers that may be lost one after another with a job that saves nothing; then it fails.
     pub max_lost: u32,
+    /// Jobs of one owner that run at one time; none for any number.
+    pub max_running_per_user: Option<u64>,
+    /// Jobs of one owner that wait at one time: one more is not taken.
+    pub max_queued_per_user: Option<u64>,
 }
 
 impl Default for Limits {
@@ -26,6 +30,8 @@ impl Default for Limits {
             elsewhere: 600_000,
             head_start: 1_000,
             max_lost: 6,
+            max_running_per_user: None,
+            max_queued_per_user: None,
         }
     }
 }

@@ -3,20 +3,26 @@
 mod attempts;
 mod away;
 mod choice;
+mod classes;
 mod deadlines;
+mod dependencies;
+mod dependents;
 mod draining;
 mod drains;
 mod durable;
 mod ended;
 mod jobs;
 mod limits;
+mod line;
 mod next;
 mod pauses;
 mod queue;
+mod quotas;
 mod repeats;
 mod reservation;
 mod retention;
 mod secrets;
+mod share;
 mod state;
 mod submissions;
 mod time_limit;
@@ -26,8 +32,10 @@ mod workers;
 pub use self::durable::Reserved;
 pub use self::limits::Limits;
 use self::next::Ending;
+use self::repeats::Again;
 pub use self::reservation::Reservation;
 pub use self::secrets::Seed;
+pub use self::share::Usage;
 pub use self::state::Engine;
 use self::workers::{Coming, Seen};
 use crate::event::{Effect, Event, Response};
@@ -46,7 +54,15 @@ impl Engine {
                 job,
                 from_start,
                 idempotency_key,
-            } => self.retry(now, job, from_start, idempotency_key, &mut effects),
+                owner,
+            } => {
+                let again = Again {
+                    from_start,
+                    idempotency_key,
+                    owner,
+                };
+                self.retry(now, job, again, &mut effects)
+            }
             Event::RemoveJob { job } => self.remove_job(job, None, &mut effects),
             Event::Prune { job, what, reason } => self.prune(job, what, &reason, &mut effects),
             Event::Register {
@@ -92,6 +108,14 @@ impl Engine {
                 at_once,
             } => self.drain(now, &worker, reason, at_once, &mut effects),
             Event::Undrain { worker } => self.undrain(now, &worker, &mut effects),
+            Event::DrainQueue { reason } => {
+                self.drain_queue(now, reason, &mut effects);
+                Ok(Response::Done)
+            }
+            Event::UndrainQueue => {
+                self.undrain_queue(now, &mut effects);
+                Ok(Response::Done)
+            }
             Event::Report {
                 session,
                 token,

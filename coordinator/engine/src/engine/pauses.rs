@@ -63,11 +63,13 @@ impl Engine {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
+        self.shares.take(job);
         job.state = JobState::Paused {
             at: now.wall,
             reason: reason.clone(),
         };
         job.progress.phase = job.state.word().into();
+        self.shares.add(job);
         effects.push(Effect::record(Some(id), None, JournalKind::Paused, reason));
         effects.push(Effect::Save(id));
     }
@@ -100,11 +102,13 @@ impl Engine {
         let Some(job) = self.jobs.get_mut(&id) else {
             return Err(Refusal::UnknownJob(id));
         };
+        self.shares.take(job);
         job.state = JobState::Queued {
             not_before: now.steady,
         };
         job.lost_in_a_row = 0;
         job.progress.phase = job.state.word().into();
+        self.shares.add(job);
         self.queue.insert(job);
         let text = from.map_or_else(String::new, |step| format!("from step {step}"));
         effects.push(Effect::record(Some(id), None, JournalKind::Resumed, text));

@@ -1,69 +1,62 @@
-//! Jobs that wait for a worker, in the order in which workers are offered them.
+//! Jobs that wait for a worker, in the order in which workers are offered them: greater priorities
+//! first, and jobs of one priority by their owners' shares.
 //!
 //! Jobs of the same needs are one class. Who looks for a job judges a class when its first job comes
 //! up in the order, and passes over all of it where it does not fit: many jobs that fit nobody cost
-//! as much as one. Whether a job may start yet, and on whom, is not judged here.
+//! as much as one. Whether a job may start yet, and on whom, is not judged here. A job that waits for
+//! other jobs is no part of it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, btree_map, btree_set};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::iter::Peekable;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::classes::{ClassId, Classes};
+use super::line::{Line, Walk};
+use super::share::Shares;
 use crate::ids::{JobId, Millis};
 use crate::job::{Job, JobState};
 use crate::worker::Needs;
 
-/// Greater priorities first, and jobs of one priority by their number.
-type Place = (Reverse<i32>, JobId);
-
-/// Identifies a class for as long as it has jobs.
-type ClassId = u64;
-
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    order: BTreeSet<Place>,
+    /// By priority and owner.
+    order: BTreeMap<Reverse<i32>, BTreeMap<String, Line>>,
     jobs: HashMap<JobId, Waiting>,
-    classes: HashMap<ClassId, Class>,
-    /// Classes by a fingerprint of their needs.
-    alike: HashMap<u64, Vec<ClassId>>,
-    /// Every class at the place of its first job.
-    heads: BTreeMap<Place, ClassId>,
+    classes: Classes,
+    /// Jobs of several workers for which some were kept free. They come first within their
+    /// priority: who starts or ends something meanwhile does not take their workers from them.
+    kept_for: BTreeSet<JobId>,
     /// When each job may start.
     holds: BTreeSet<(Millis, JobId)>,
-    next_class: ClassId,
 }
 
 /// Where a job stands in the indexes.
 #[derive(Debug)]
 struct Waiting {
-    place: Place,
+    priority: i32,
+    owner: String,
     class: ClassId,
     not_before: Millis,
 }
 
-/// Jobs of the same needs.
-#[derive(Debug)]
-struct Class {
-    needs: Needs,
-    jobs: BTreeSet<Place>,
-}
-
 impl Queue {
-    /// Adds a job that waits.
+    /// Adds a job that is queued, unless it waits for others.
     pub fn insert(&mut self, job: &Job) {
         let JobState::Queued { not_before } = job.state else {
             return;
         };
         self.remove(job.id);
-        let place = (Reverse(job.spec.priority), job.id);
-        let class = self.class_of(&job.spec.needs);
-        self.order.insert(place);
+        if !job.waits_for.is_empty() {
+            return;
+        }
+        let (priority, owner) = (job.spec.priority, job.spec.owner.clone());
+        let class = self.classes.enter(&job.spec.needs);
+        let owners = self.order.entry(Reverse(priority)).or_default();
+        let line = owners.entry(owner.clone()).or_default();
+        line.insert(job.id, class);
         self.holds.insert((not_before, job.id));
-        self.change(class, |jobs| {
-            jobs.insert(place);
-        });
         let waiting = Waiting {
-            place,
+            priority,
+            owner,
             class,
             not_before,
         };
@@ -71,14 +64,25 @@ impl Queue {
     }
 
     pub fn remove(&mut self, id: JobId) {
+        self.kept_for.remove(&id);
         let Some(waiting) = self.jobs.remove(&id) else {
             return;
         };
-        self.order.remove(&waiting.place);
         self.holds.remove(&(waiting.not_before, id));
-        self.change(waiting.class, |jobs| {
-            jobs.remove(&waiting.place);
-        });
+        self.classes.leave(waiting.class);
+        let priority = Reverse(waiting.priority);
+        let Some(owners) = self.order.get_mut(&priority) else {
+            return;
+        };
+        if let Some(line) = owners.get_mut(&waiting.owner) {
+            line.remove(id, waiting.class);
+            if line.jobs().is_empty() {
+                owners.remove(&waiting.owner);
+            }
+        }
+        if owners.is_empty() {
+            self.order.remove(&priority);
+        }
     }
 
     pub fn clear(&mut self) {
@@ -86,25 +90,105 @@ impl Queue {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.jobs.is_empty()
+    }
+
+    /// A worker is kept free for `id`, which waits for several.
+    pub fn keep_for(&mut self, id: JobId) {
+        if self.jobs.contains_key(&id) {
+            self.kept_for.insert(id);
+        }
     }
 
     /// In their order the jobs of all classes whose needs pass `fits`, which is asked once for each
     /// class that comes up.
-    pub fn fitting<F: FnMut(&Needs) -> bool>(&self, fits: F) -> Fitting<'_, F> {
-        Fitting {
-            classes: &self.classes,
-            heads: self.heads.iter().peekable(),
-            rests: Vec::new(),
-            first: BinaryHeap::new(),
-            fits,
-        }
+    pub fn fitting<'a>(
+        &'a self,
+        shares: &'a Shares,
+        fits: impl FnMut(&Needs) -> bool + 'a,
+    ) -> impl Iterator<Item = JobId> + 'a {
+        let standing = shares.standings();
+        let level = move |(priority, owners): (&Reverse<i32>, &'a BTreeMap<String, Line>)| {
+            let mut others = Walk::default();
+            for (owner, line) in owners {
+                others.add(standing(owner), line);
+            }
+            Level::new(self.kept_first(priority.0), others)
+        };
+        self.walk(self.order.iter().map(level), fits)
     }
 
-    /// How many jobs are before `id`; none for one that does not wait.
-    pub fn before(&self, id: JobId) -> usize {
-        let waiting = self.jobs.get(&id);
-        waiting.map_or(0, |waiting| self.order.range(..waiting.place).count())
+    /// The jobs of `owner` whose needs pass `fits`, by priority and number.
+    pub fn of<'a>(
+        &'a self,
+        owner: &'a str,
+        fits: impl FnMut(&Needs) -> bool + 'a,
+    ) -> impl Iterator<Item = JobId> + 'a {
+        let lines = self.order.values().filter_map(|owners| owners.get(owner));
+        let level = |line: &'a Line| {
+            let mut all = Walk::default();
+            all.add(Default::default(), line);
+            Level::new(Vec::new(), all)
+        };
+        self.walk(lines.map(level), fits)
+    }
+
+    fn walk<'a>(
+        &'a self,
+        mut levels: impl Iterator<Item = Level<'a>> + 'a,
+        mut fits: impl FnMut(&Needs) -> bool + 'a,
+    ) -> impl Iterator<Item = JobId> + 'a {
+        let mut judged = HashMap::new();
+        let mut judge = move |class: ClassId| {
+            let judge = || self.classes.needs(class).is_some_and(&mut fits);
+            *judged.entry(class).or_insert_with(judge)
+        };
+        let mut level: Option<Level<'a>> = None;
+        std::iter::from_fn(move || {
+            loop {
+                let next = level
+                    .as_mut()
+                    .and_then(|level| level.next_fitting(&mut judge));
+                if next.is_some() {
+                    return next;
+                }
+                level = Some(levels.next()?);
+            }
+        })
+    }
+
+    /// How many jobs are before `id`; none for one that does not wait. Whole lines are counted at
+    /// once.
+    pub fn before(&self, id: JobId, shares: &Shares) -> usize {
+        let Some(Waiting {
+            priority, owner, ..
+        }) = self.jobs.get(&id)
+        else {
+            return 0;
+        };
+        let greater = self.order.range(..Reverse(*priority));
+        let greater = greater.flat_map(|(_, owners)| owners.values());
+        let greater: usize = greater.map(|line| line.jobs().len()).sum();
+        let kept = self.kept_first(*priority);
+        if let Some(place) = kept.iter().position(|(other, _)| *other == id) {
+            return greater + place;
+        }
+        let standing = shares.standings();
+        let own = standing(owner);
+        let before = |(other, line): (&String, &Line)| {
+            let jobs = line.jobs();
+            let is_kept = |other: &JobId| self.kept_for.contains(other);
+            match standing(other).cmp(&own) {
+                Ordering::Less => {
+                    jobs.len() - kept.iter().filter(|(id, _)| jobs.contains(id)).count()
+                }
+                Ordering::Equal => jobs.range(..id).filter(|other| !is_kept(other)).count(),
+                Ordering::Greater => 0,
+            }
+        };
+        let owners = self.order.get(&Reverse(*priority));
+        let others = owners.into_iter().flatten().map(before);
+        greater + kept.len() + others.sum::<usize>()
     }
 
     /// The first time, from `from` on, at which a job may start.
@@ -113,115 +197,47 @@ impl Queue {
         later.next().map(|(at, _)| *at)
     }
 
-    /// The class of jobs with these `needs`; a new one where there is none.
-    fn class_of(&mut self, needs: &Needs) -> ClassId {
-        let alike = self.alike.entry(fingerprint(needs)).or_default();
-        let same = |id: &&ClassId| self.classes.get(id).is_some_and(|c| c.needs == *needs);
-        if let Some(id) = alike.iter().find(same) {
-            return *id;
-        }
-        let id = self.next_class;
-        self.next_class += 1;
-        alike.push(id);
-        let class = Class {
-            needs: needs.clone(),
-            jobs: BTreeSet::new(),
+    /// The jobs of `priority` that come first because workers are kept free for them, and their
+    /// classes.
+    fn kept_first(&self, priority: i32) -> Vec<(JobId, ClassId)> {
+        let of = |id: &JobId| {
+            let waiting = self.jobs.get(id).filter(|w| w.priority == priority)?;
+            Some((*id, waiting.class))
         };
-        self.classes.insert(id, class);
-        id
+        self.kept_for.iter().filter_map(of).collect()
+    }
+}
+
+/// The jobs of one priority.
+struct Level<'a> {
+    kept: Vec<(JobId, ClassId)>,
+    /// How many of `kept` have come up.
+    passed: usize,
+    others: Walk<'a>,
+}
+
+impl<'a> Level<'a> {
+    fn new(kept: Vec<(JobId, ClassId)>, others: Walk<'a>) -> Self {
+        let passed = 0;
+        Self {
+            kept,
+            passed,
+            others,
+        }
     }
 
-    /// Changes the jobs of a class, and keeps its place among the others.
-    fn change(&mut self, id: ClassId, change: impl FnOnce(&mut BTreeSet<Place>)) {
-        let Some(class) = self.classes.get_mut(&id) else {
-            return;
-        };
-        if let Some(head) = class.jobs.first() {
-            self.heads.remove(head);
-        }
-        change(&mut class.jobs);
-        if let Some(head) = class.jobs.first() {
-            self.heads.insert(*head, id);
-            return;
-        }
-        let print = fingerprint(&class.needs);
-        self.classes.remove(&id);
-        if let Some(alike) = self.alike.get_mut(&print) {
-            alike.retain(|one| *one != id);
-            if alike.is_empty() {
-                self.alike.remove(&print);
+    fn next_fitting(&mut self, mut fits: impl FnMut(ClassId) -> bool) -> Option<JobId> {
+        while let Some((id, class)) = self.kept.get(self.passed) {
+            self.passed += 1;
+            if fits(*class) {
+                return Some(*id);
             }
         }
-    }
-}
-
-/// Needs that are equal have the same one.
-fn fingerprint(needs: &Needs) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let Needs {
-        device,
-        memory,
-        memory_fraction: _,
-        advice: _,
-        labels,
-        flash_attention,
-        workers,
-        host_memory,
-        model,
-    } = needs;
-    (device, memory, labels).hash(&mut hasher);
-    (flash_attention, workers, host_memory, model).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Jobs of some classes, in the order of the queue.
-pub(super) struct Fitting<'a, F> {
-    classes: &'a HashMap<ClassId, Class>,
-    /// Classes that have not come up.
-    heads: Peekable<btree_map::Iter<'a, Place, ClassId>>,
-    /// What is left of those that have come up and fit.
-    rests: Vec<btree_set::Iter<'a, Place>>,
-    /// The first job of each of `rests`, which no longer has it.
-    first: BinaryHeap<Reverse<(Place, usize)>>,
-    fits: F,
-}
-
-impl<F: FnMut(&Needs) -> bool> Fitting<'_, F> {
-    /// Judges the class that comes up next.
-    fn judge(&mut self) {
-        let classes = self.classes;
-        let Some(class) = self.heads.next().and_then(|(_, id)| classes.get(id)) else {
-            return;
-        };
-        if (self.fits)(&class.needs) {
-            self.rests.push(class.jobs.iter());
-            self.advance(self.rests.len() - 1);
-        }
-    }
-
-    fn advance(&mut self, rest: usize) {
-        if let Some(place) = self.rests[rest].next() {
-            self.first.push(Reverse((*place, rest)));
-        }
-    }
-}
-
-impl<F: FnMut(&Needs) -> bool> Iterator for Fitting<'_, F> {
-    type Item = JobId;
-
-    fn next(&mut self) -> Option<JobId> {
         loop {
-            let head = self.heads.peek().map(|(place, _)| **place);
-            let first = self.first.peek().map(|Reverse((place, _))| *place);
-            if let Some(head) = head
-                && first.is_none_or(|first| head < first)
-            {
-                self.judge();
-                continue;
+            let id = self.others.next_fitting(&mut fits)?;
+            if self.kept.iter().all(|(kept, _)| *kept != id) {
+                return Some(id);
             }
-            let Reverse((place, rest)) = self.first.pop()?;
-            self.advance(rest);
-            return Some(place.1);
         }
     }
 }
@@ -229,7 +245,8 @@ impl<F: FnMut(&Needs) -> bool> Iterator for Fitting<'_, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Now;
+    use crate::ended::Used;
+    use crate::ids::{Now, Token};
     use crate::job::{JobKind, JobSpec};
 
     fn job(id: u64, priority: i32, workers: usize) -> Job {
@@ -250,6 +267,8 @@ mod tests {
             priority,
             retry_of: None,
             from_start: false,
+            owner: String::new(),
+            after: Default::default(),
             idempotency_key: None,
             traceparent: String::new(),
         };
@@ -270,7 +289,7 @@ mod tests {
 
     #[test]
     fn jobs_of_the_classes_that_fit_come_in_the_order_of_all() {
-        let (mut jobs, mut queue) = (jobs(), queue(&jobs()));
+        let (mut jobs, mut queue, shares) = (jobs(), queue(&jobs()), Shares::default());
         for gone in [30, 1, 8, 15] {
             queue.remove(JobId(gone));
             jobs.retain(|job| job.id.0 != gone);
@@ -280,21 +299,90 @@ mod tests {
         jobs.sort_by_key(|job| (Reverse(job.spec.priority), job.id));
         for fitting in [vec![1, 2, 3, 4], vec![2, 4], vec![3], vec![]] {
             let fits = |needs: &Needs| fitting.contains(&needs.workers);
-            let found: Vec<JobId> = queue.fitting(fits).collect();
+            let found: Vec<JobId> = queue.fitting(&shares, fits).collect();
             let of_fitting = jobs.iter().filter(|job| fits(&job.spec.needs));
             let wanted: Vec<JobId> = of_fitting.map(|job| job.id).collect();
             assert_eq!(found, wanted, "{fitting:?}");
         }
         for (place, job) in jobs.iter().enumerate() {
-            assert_eq!(queue.before(job.id), place);
+            assert_eq!(queue.before(job.id, &shares), place);
         }
+    }
+
+    /// Jobs 1 to 30 of three owners, one of whom runs something and one of whom has used something.
+    fn owned() -> (Vec<Job>, Shares) {
+        let mut shares = Shares::default();
+        let mut jobs = jobs();
+        for job in &mut jobs {
+            job.spec.owner = ["busy", "used", "new"][(job.id.0 * 13 % 3) as usize].into();
+            shares.add(job);
+        }
+        let mut runs = job(31, 0, 1);
+        runs.spec.owner = "busy".into();
+        runs.state = JobState::Running {
+            token: Token::new(31, 0),
+            worker: "a".into(),
+            stopping: None,
+        };
+        shares.add(&runs);
+        shares.add_used(Used {
+            owner: "used".into(),
+            by_day: vec![(1, 1)],
+        });
+        (jobs, shares)
+    }
+
+    /// A job that is kept for comes first within its priority, whoever's it is.
+    #[test]
+    fn jobs_of_the_classes_that_fit_come_in_the_order_of_their_owners_shares() {
+        let (mut jobs, shares) = owned();
+        let mut queue = queue(&jobs);
+        let kept = jobs.iter().rfind(|job| job.spec.owner == "busy");
+        let kept = kept.expect("one of the last").id;
+        queue.keep_for(kept);
+        let standing = |owner: &str| ["new", "used", "busy"].iter().position(|o| *o == owner);
+        jobs.sort_by_key(|job| {
+            let owner = standing(&job.spec.owner);
+            (Reverse(job.spec.priority), job.id != kept, owner, job.id)
+        });
+        for fitting in [vec![1, 2, 3, 4], vec![2, 4], vec![3], vec![]] {
+            let fits = |needs: &Needs| fitting.contains(&needs.workers);
+            let found: Vec<JobId> = queue.fitting(&shares, fits).collect();
+            let of_fitting = jobs.iter().filter(|job| fits(&job.spec.needs));
+            let wanted: Vec<JobId> = of_fitting.map(|job| job.id).collect();
+            assert_eq!(found, wanted, "{fitting:?}");
+        }
+        for (place, job) in jobs.iter().enumerate() {
+            assert_eq!(queue.before(job.id, &shares), place);
+        }
+        // Those of one owner do not depend on who comes first.
+        jobs.sort_by_key(|job| (Reverse(job.spec.priority), job.id));
+        let fits = |needs: &Needs| needs.workers > 1;
+        let found: Vec<JobId> = queue.of("busy", fits).collect();
+        let own = jobs.iter().filter(|job| job.spec.owner == "busy");
+        let wanted = own.filter(|job| fits(&job.spec.needs)).map(|job| job.id);
+        assert_eq!(found, Vec::from_iter(wanted));
+    }
+
+    /// A class that jobs of several owners and priorities have is one.
+    #[test]
+    fn a_class_of_several_owners_is_judged_once() {
+        let (jobs, shares) = owned();
+        let queue = queue(&jobs);
+        let mut judged = 0;
+        let none = queue.fitting(&shares, |_| {
+            judged += 1;
+            false
+        });
+        assert_eq!(none.count(), 0);
+        assert_eq!(judged, 4);
     }
 
     #[test]
     fn a_class_is_judged_once_and_only_when_it_comes_up() {
-        let queue = queue(&jobs());
+        let (queue, shares) = (queue(&jobs()), Shares::default());
         let mut judged = Vec::new();
-        let none = queue.fitting(|needs| {
+        let none = queue.fitting(&shares, |needs| {
             judged.push(needs.workers);
             false
         });
@@ -302,7 +390,7 @@ mod tests {
         judged.sort_unstable();
         assert_eq!(judged, [1, 2, 3, 4]);
         let mut judged = 0;
-        let mut all = queue.fitting(|_| {
+        let mut all = queue.fitting(&shares, |_| {
             judged += 1;
             true
         });
@@ -318,7 +406,7 @@ mod tests {
             queue.remove(JobId(id));
         }
         assert!(queue.is_empty() && queue.classes.is_empty());
-        assert!(queue.alike.is_empty() && queue.heads.is_empty() && queue.holds.is_empty());
+        assert!(queue.order.is_empty() && queue.holds.is_empty());
     }
 
     #[test]

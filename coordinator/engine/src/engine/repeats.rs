@@ -3,19 +3,31 @@
 use super::state::Engine;
 use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Now};
-use crate::job::{Job, JobSpec, JobState};
+use crate::job::{After, Job, JobSpec, JobState};
+
+/// How an ended job is done again.
+pub(super) struct Again {
+    pub from_start: bool,
+    pub idempotency_key: Option<String>,
+    pub owner: String,
+}
 
 impl Engine {
     /// Submits what job `id` was once more. The new job begins with the newest checkpoint of the
-    /// old one, unless `from_start` is set.
+    /// old one, unless `from_start` is set. Whoever does it again asks for it now: it comes after no
+    /// other job.
     pub(super) fn retry(
         &mut self,
         now: Now,
         id: JobId,
-        from_start: bool,
-        idempotency_key: Option<String>,
+        again: Again,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
+        let Again {
+            from_start,
+            idempotency_key,
+            owner,
+        } = again;
         let job = self.ended(id, "retried")?;
         if matches!(job.state, JobState::Succeeded { .. }) && !from_start {
             return Err(Refusal::NothingLeft(id));
@@ -24,6 +36,8 @@ impl Engine {
             idempotency_key,
             retry_of: Some(id),
             from_start,
+            owner,
+            after: After::default(),
             ..job.spec.clone()
         };
         let checkpoint = job.checkpoint().filter(|_| !from_start).cloned();
@@ -55,6 +69,9 @@ impl Engine {
         effects.push(Effect::Remove(id));
         if let Some(key) = key {
             self.keys.remove(&key);
+        }
+        if let Some(job) = self.jobs.get(&id) {
+            self.shares.take(job);
         }
         self.jobs.remove(id);
         Ok(Response::Done)

@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::dependents::Dependents;
 use super::drains::Drains;
 use super::jobs::Jobs;
 use super::limits::Limits;
 use super::queue::Queue;
 use super::secrets::Secrets;
+use super::share::Shares;
 use crate::ids::{JobId, Millis, SessionId, Token};
 use crate::job::Job;
 use crate::worker::Worker;
@@ -21,6 +23,9 @@ pub struct Engine {
     pub(super) keys: HashMap<String, JobId>,
     /// Jobs that wait for a worker.
     pub(super) queue: Queue,
+    /// What each owner of jobs holds and has used.
+    pub(super) shares: Shares,
+    pub(super) dependents: Dependents,
     pub(super) running: HashMap<Token, JobId>,
     /// When attempts reach the time limit of their job, on the steady clock.
     pub(super) time_limits: HashMap<Token, Millis>,
@@ -67,7 +72,7 @@ impl Engine {
 
     /// How many jobs that wait are offered to workers before `id`.
     pub fn queued_before(&self, id: JobId) -> usize {
-        self.queue.before(id)
+        self.queue.before(id, &self.shares)
     }
 
     /// Whether anything needs an artifact that job `of` has let go of, whose configuration has the

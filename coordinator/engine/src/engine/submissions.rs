@@ -13,24 +13,14 @@ impl Engine {
         spec: JobSpec,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        if let Some(&known) = spec
-            .idempotency_key
-            .as_ref()
-            .and_then(|key| self.keys.get(key))
-        {
-            let same = self
-                .jobs
-                .get(&known)
-                .is_some_and(|job| job.spec.is_same_request(&spec));
-            return if same {
-                Ok(Response::Submitted {
-                    job: known,
-                    created: false,
-                })
-            } else {
-                Err(Refusal::KeyReused(known))
-            };
+        if let Some(job) = self.known(&spec)? {
+            return Ok(Response::Submitted {
+                job,
+                created: false,
+            });
         }
+        self.may_queue(&spec.owner)?;
+        let waits_for = self.to_wait_for(&spec.after)?;
         let id = JobId(self.next_job);
         self.next_job += 1;
         if let Some(key) = &spec.idempotency_key {
@@ -42,8 +32,13 @@ impl Engine {
             JournalKind::Submitted,
             spec.name.clone(),
         ));
-        let job = Job::new(id, spec, now);
+        let job = Job {
+            waits_for,
+            ..Job::new(id, spec, now)
+        };
         self.queue.insert(&job);
+        self.shares.add(&job);
+        self.dependents.insert(&job);
         self.jobs.insert(job);
         effects.push(Effect::Save(id));
         self.wake_one_for(now, id, effects);
@@ -53,6 +48,23 @@ impl Engine {
         })
     }
 
+    /// The job that the idempotency key of `spec` has given already.
+    ///
+    /// # Errors
+    /// It was given to another request.
+    fn known(&self, spec: &JobSpec) -> Result<Option<JobId>, Refusal> {
+        let key = spec.idempotency_key.as_ref();
+        let Some(&known) = key.and_then(|key| self.keys.get(key)) else {
+            return Ok(None);
+        };
+        let job = self.jobs.get(&known);
+        if job.is_some_and(|job| job.spec.is_same_request(spec)) {
+            Ok(Some(known))
+        } else {
+            Err(Refusal::KeyReused(known))
+        }
+    }
+
     pub(super) fn cancel(
         &mut self,
         now: Now,
@@ -60,26 +72,15 @@ impl Engine {
         reason: String,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let job = self.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
         match &job.state {
             JobState::Queued { .. } | JobState::Paused { .. } => {
-                job.state = JobState::Cancelled {
-                    at: now.wall,
-                    reason: reason.clone(),
-                };
-                job.progress.phase = "cancelled".into();
-                effects.push(Effect::record(
-                    Some(id),
-                    None,
-                    JournalKind::Cancelled,
-                    reason,
-                ));
-                self.withdraw(now, id, effects);
+                self.cancel_waiting(now, id, reason, effects);
+                self.go_on_after(now, id, effects);
             }
             JobState::Running { .. } => {
                 let then = AfterStop::Cancelled;
                 self.ask_to_stop(id, Stop { reason, then }, effects);
-                return Ok(Response::Done);
             }
             ended => {
                 return Err(Refusal::JobEnded {
@@ -88,8 +89,33 @@ impl Engine {
                 });
             }
         }
-        effects.push(Effect::Save(id));
         Ok(Response::Done)
+    }
+
+    /// Cancels a job that does not run. Those that come after it are not looked at.
+    pub(super) fn cancel_waiting(
+        &mut self,
+        now: Now,
+        id: JobId,
+        reason: String,
+        effects: &mut Effects,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        self.shares.take(job);
+        self.dependents.remove(job);
+        job.waits_for.clear();
+        job.state = JobState::Cancelled {
+            at: now.wall,
+            reason: reason.clone(),
+        };
+        job.progress.phase = job.state.word().into();
+        self.shares.add(job);
+        let kind = JournalKind::Cancelled;
+        effects.push(Effect::record(Some(id), None, kind, reason));
+        effects.push(Effect::Save(id));
+        self.withdraw(now, id, effects);
     }
 
     /// Takes a job out of the queue; workers that were kept free for it have other work.

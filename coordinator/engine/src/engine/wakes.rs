@@ -6,7 +6,6 @@ use super::choice::Choice;
 use super::state::Engine;
 use crate::event::{Effect, Effects};
 use crate::ids::{JobId, Now, SessionId};
-use crate::job::JobState;
 use crate::placement::{by_preference, verdict};
 use crate::worker::{Needs, Worker};
 
@@ -90,13 +89,8 @@ impl Engine {
         // on who asks for it.
         let mut in_vain: Vec<&Needs> = Vec::new();
         let mut starts: HashMap<&str, bool> = HashMap::new();
-        let fitting = self.queue.fitting(fits);
-        let ready = fitting.filter_map(|id| self.jobs.get(&id));
-        let ready = ready.filter(
-            |j| matches!(j.state, JobState::Queued { not_before } if not_before <= now.steady),
-        );
         let mut found = None;
-        for needs in ready.map(|job| &job.spec.needs) {
+        for needs in self.startable(now, fits).map(|job| &job.spec.needs) {
             if in_vain.contains(&needs) {
                 continue;
             }

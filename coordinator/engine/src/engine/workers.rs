@@ -194,7 +194,7 @@ impl Engine {
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
         let worker = self.workers.get(&name);
-        let is_drained = self.drains.get(&name).is_some();
+        let is_drained = self.drain_of(&name).is_some();
         if worker.is_none() && !is_drained {
             return Err(Refusal::UnknownWorker(name));
         }
@@ -218,6 +218,10 @@ impl Engine {
         let free = self.workers.get(name).filter(|w| w.takes_work());
         match free.map(|worker| self.choice_for(now, worker)) {
             Some(Choice::Start(id, others)) => self.start(now, id, name, others, effects),
+            Some(Choice::KeptFor(reservation)) => {
+                self.queue.keep_for(reservation.job);
+                Wanted::Nothing
+            }
             _ => Wanted::Nothing,
         }
     }
@@ -269,6 +273,7 @@ impl Engine {
         });
         self.limit_time(now, token, limit, 0);
         if let Some(job) = self.jobs.get_mut(&id) {
+            self.shares.take(job);
             job.state = JobState::Running {
                 token,
                 worker: first.to_owned(),
@@ -276,6 +281,7 @@ impl Engine {
             };
             job.progress.phase = "starting".into();
             job.attempts.push(attempt);
+            self.shares.add(job);
         }
         effects.push(Effect::record(
             Some(id),

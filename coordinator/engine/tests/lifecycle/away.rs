@@ -74,6 +74,7 @@ fn an_event_asks_for_the_ended_jobs_that_it_names_by_number_or_by_key() {
         job: JobId(job),
         from_start: true,
         idempotency_key: key.map(str::to_owned),
+        owner: String::new(),
     };
     assert!(world.engine.away(&submit("key 1")).is_empty(), "at hand");
     world.engine.put_ended_away();

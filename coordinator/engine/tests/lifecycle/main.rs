@@ -2,6 +2,7 @@
 
 mod attribution;
 mod away;
+mod dependencies;
 mod drains;
 mod durable;
 mod groups;
@@ -11,11 +12,13 @@ mod leases;
 mod pauses;
 mod preferences;
 mod priorities;
+mod quotas;
 mod repeats;
 mod reservations;
 mod restarts;
 mod results;
 mod retention;
 mod sessions;
+mod shares;
 mod wakes;
 mod world;

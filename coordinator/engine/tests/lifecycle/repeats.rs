@@ -9,6 +9,7 @@ fn retry(job: JobId, from_start: bool) -> Event {
         job,
         from_start,
         idempotency_key: None,
+        owner: String::new(),
     }
 }
 
@@ -93,6 +94,7 @@ fn a_retry_with_a_key_is_made_once() {
         job,
         from_start: false,
         idempotency_key: Some("k".into()),
+        owner: String::new(),
     };
     let first = made(world.handle(event(job)));
     assert_eq!(
@@ -107,6 +109,7 @@ fn a_retry_with_a_key_is_made_once() {
         job,
         from_start: true,
         idempotency_key: Some("k".into()),
+        owner: String::new(),
     };
     assert_eq!(
         world.handle(from_start),

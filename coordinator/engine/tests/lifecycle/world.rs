@@ -14,6 +14,7 @@ pub fn limits() -> Limits {
         elsewhere: 5000,
         head_start: 200,
         max_lost: 4,
+        ..Limits::default()
     }
 }
 
@@ -55,6 +56,8 @@ pub fn spec(name: &str) -> Box<JobSpec> {
         priority: 0,
         retry_of: None,
         from_start: false,
+        owner: String::new(),
+        after: Default::default(),
         idempotency_key: None,
         traceparent: String::new(),
     })
@@ -64,6 +67,23 @@ pub fn keyed(name: &str, key: &str) -> Box<JobSpec> {
     Box::new(JobSpec {
         idempotency_key: Some(key.to_owned()),
         ..*spec(name)
+    })
+}
+
+/// A job that `owner` has submitted.
+pub fn of(owner: &str, spec: Box<JobSpec>) -> Box<JobSpec> {
+    Box::new(JobSpec {
+        owner: owner.into(),
+        ..*spec
+    })
+}
+
+/// A job that comes after `jobs`; with `any` after any end of theirs.
+pub fn after(jobs: &[JobId], any: bool) -> Box<JobSpec> {
+    let jobs = jobs.to_vec();
+    Box::new(JobSpec {
+        after: After { jobs, any },
+        ..*spec("after")
     })
 }
 
@@ -124,6 +144,8 @@ pub struct Disk {
     pub jobs: BTreeMap<JobId, Job>,
     drains: BTreeMap<String, Drain>,
     reserved: Reserved,
+    /// Of the coordinators that are started on it.
+    pub limits: Limits,
 }
 
 impl Disk {
@@ -150,9 +172,11 @@ impl Disk {
         }
     }
 
-    /// A coordinator that is started on it.
+    /// A coordinator that is started on it: of ended jobs it reads no more than the briefs.
     pub fn start(&self, now: Now, seed: Seed) -> Engine {
-        let mut engine = Engine::new(limits(), self.jobs.values().cloned().collect(), now, seed);
+        let live = self.jobs.values().filter(|job| Ended::of(job).is_none());
+        let mut engine = Engine::new(self.limits, live.cloned().collect(), now, seed);
+        engine.adopt_ended(self.jobs.values().filter_map(Ended::of).collect());
         engine.reserve(self.reserved.clone());
         engine.adopt_drains(self.drains.clone());
         engine
@@ -162,14 +186,19 @@ impl Disk {
     /// The engine knows something of a job or of a drain that a restart would not.
     pub fn holds_all_of(&self, engine: &Engine) {
         assert_eq!(*engine.drains(), self.drains, "drains");
-        let (known, stored): (Vec<&Job>, Vec<&Job>) =
-            (engine.jobs().collect(), self.jobs.values().collect());
+        let at_hand = self.jobs.values().filter(|job| !is_away(engine, job.id));
+        let (known, stored): (Vec<&Job>, Vec<&Job>) = (engine.jobs().collect(), at_hand.collect());
         // NaN is not equal to itself.
         assert!(
             known == stored || format!("{known:?}") == format!("{stored:?}"),
             "known {known:#?}\nstored {stored:#?}"
         );
     }
+}
+
+/// Whether the job has ended, as the engine knows, and lies on the disk alone.
+fn is_away(engine: &Engine, job: JobId) -> bool {
+    !engine.away(&Event::RemoveJob { job }).is_empty()
 }
 
 pub struct World {
@@ -194,10 +223,28 @@ impl World {
     }
 
     pub fn seeded(seed: Seed) -> Self {
+        Self::with(limits(), seed)
+    }
+
+    /// One in which each user may ask for so much.
+    pub fn limited(max_running: Option<u64>, max_queued: Option<u64>) -> Self {
+        let limits = Limits {
+            max_running_per_user: max_running,
+            max_queued_per_user: max_queued,
+            ..limits()
+        };
+        Self::with(limits, SEED)
+    }
+
+    fn with(limits: Limits, seed: Seed) -> Self {
         let now = Now::both(0);
+        let disk = Disk {
+            limits,
+            ..Disk::default()
+        };
         Self {
-            engine: Engine::new(limits(), Vec::new(), now, seed),
-            disk: Disk::default(),
+            engine: Engine::new(limits, Vec::new(), now, seed),
+            disk,
             now,
             starts: 0,
             given: BTreeMap::new(),
@@ -223,6 +270,7 @@ impl World {
 
     /// Handles an event and stores what it leads to, as the driver does.
     pub fn act(&mut self, event: Event) -> (Response, Vec<Effect>) {
+        self.recall(&event);
         let (response, effects) = self.engine.handle(self.now, event);
         self.disk.write(&self.engine, &effects);
         self.engine.settled();
@@ -236,7 +284,15 @@ impl World {
 
     /// Handles an event that is not stored.
     pub fn unstored(&mut self, event: Event) -> Response {
+        self.recall(&event);
         self.engine.handle(self.now, event).0
+    }
+
+    /// Brings the ended jobs to hand that `event` needs, as the driver does.
+    fn recall(&mut self, event: &Event) {
+        for id in self.engine.away(event) {
+            self.engine.recall(self.disk.jobs[&id].clone());
+        }
     }
 
     /// What was not stored is taken back.
@@ -301,7 +357,24 @@ impl World {
     }
 
     pub fn job(&self, job: JobId) -> &Job {
-        self.engine.job(job).expect("a job")
+        let away = || {
+            self.disk
+                .jobs
+                .get(&job)
+                .filter(|_| is_away(&self.engine, job))
+        };
+        self.engine.job(job).or_else(away).expect("a job")
+    }
+
+    /// All jobs, those included that are away.
+    pub fn ids(&self) -> BTreeSet<JobId> {
+        let away = self
+            .disk
+            .jobs
+            .keys()
+            .filter(|id| is_away(&self.engine, **id));
+        let at_hand = self.engine.jobs().map(|job| job.id);
+        at_hand.chain(away.copied()).collect()
     }
 
     pub fn state(&self, job: JobId) -> &JobState {

@@ -1,7 +1,9 @@
 //! Ended jobs leave the engine and come back for what names them.
 
-use qlora_engine::{JobId, Prune, Refusal};
-use qlora_store::SqliteStore;
+use qlora_engine::{
+    Attempt, AttemptEnd, Holder, Job, JobId, JobSpec, Millis, Now, Outcome, Prune, Refusal,
+};
+use qlora_store::{SqliteStore, Write};
 
 use super::*;
 
@@ -29,6 +31,7 @@ fn retry(job: JobId) -> Event {
         job,
         from_start: true,
         idempotency_key: None,
+        owner: String::new(),
     }
 }
 
@@ -66,6 +69,68 @@ async fn an_ended_job_is_not_at_hand_and_whatever_names_it_finds_it_all_the_same
         (made.spec.retry_of, made.spec.name.as_str()),
         (Some(job), "x")
     );
+}
+
+#[tokio::test]
+async fn a_job_comes_after_one_that_only_the_store_has() {
+    let store = Failing::new();
+    let (driver, job) = with_ended(&store).await;
+    for driver in [driver, start(&store).await] {
+        assert!(!at_hand(&driver).await.contains(&job));
+        let mut spec = of("ann");
+        spec.after.jobs = vec![job];
+        let Ok(Response::Submitted { job: next, .. }) = driver.event(Event::Submit { spec }).await
+        else {
+            panic!("no job")
+        };
+        let made = driver.read(move |engine| engine.job(next).cloned());
+        let made = made.await.expect("a look").expect("the job");
+        assert!(made.waits_for.is_empty(), "it may start");
+        assert!(!at_hand(&driver).await.contains(&job), "nobody needs it");
+    }
+}
+
+/// A job of `owner`.
+fn of(owner: &str) -> Box<JobSpec> {
+    let Event::Submit { mut spec } = submit(owner, None) else {
+        panic!("a submission")
+    };
+    spec.owner = owner.into();
+    spec
+}
+
+/// What ended jobs have used is read with what a start reads of them.
+#[tokio::test]
+async fn a_restart_knows_whose_job_is_next() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Arc::new(SqliteStore::open(folder.path()).await.expect("a store"));
+    let holder = Holder {
+        worker: "a".into(),
+        instance: "a".into(),
+        session: None,
+    };
+    let (at, outcome) = (Millis(2), Outcome::Succeeded);
+    let mut attempt = Attempt::new(Token(1), holder, Vec::new(), Millis(1));
+    attempt.end = Some(AttemptEnd {
+        at,
+        outcome,
+        message: String::new(),
+        code: String::new(),
+    });
+    let mut used = Job::new(JobId(1), *of("ann"), Now::both(1));
+    used.state = JobState::Succeeded { at };
+    used.attempts.push(attempt);
+    let write = Write::SaveJob(Box::new(used));
+    store.apply(vec![write]).await.expect("a write");
+
+    let driver = Driver::start(store.clone(), Limits::default(), NoArtifacts);
+    let driver = driver.await.expect("a start");
+    for owner in ["ann", "bob"] {
+        let spec = of(owner);
+        driver.event(Event::Submit { spec }).await.expect("a job");
+    }
+    let look = driver.read(|engine| [2, 3].map(|job| engine.queued_before(JobId(job))));
+    assert_eq!(look.await.expect("a look"), [1, 0], "Bob has used nothing");
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ pub fn submit(name: &str, key: Option<&str>) -> Event {
         priority: 0,
         retry_of: None,
         from_start: false,
+        owner: String::new(),
+        after: Default::default(),
         idempotency_key: key.map(str::to_owned),
         traceparent: String::new(),
     };

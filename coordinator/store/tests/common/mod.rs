@@ -37,6 +37,8 @@ pub fn job(id: u64) -> Job {
         priority: 0,
         retry_of: None,
         from_start: false,
+        owner: String::new(),
+        after: Default::default(),
         idempotency_key: None,
         traceparent: String::new(),
     };

@@ -22,8 +22,8 @@ pub enum Act {
     Pause(Pick),
     /// A paused job goes on, from its newest checkpoint or from another of those that it has.
     Resume(Pick, Option<Pick>),
-    /// A job is done once more, from the start or not, with a key or without.
-    Retry(Pick, bool, Option<u8>),
+    /// A job is done once more, from the start or not, with a key or without, for somebody.
+    Retry(Pick, bool, Option<u8>, &'static str),
     RemoveJob(Pick),
     /// Everything, the artifacts or the records of a job go.
     Prune(Pick, Prune),
@@ -33,6 +33,9 @@ pub enum Act {
     OperatorDrains(Pick, bool),
     /// One that is drained, mostly.
     OperatorUndrains(Pick),
+    /// No job may start; or any again.
+    DrainQueue,
+    UndrainQueue,
     /// Its process ends; whether the coordinator sees the connection break.
     Crash(Pick, bool),
     /// It ends, and its state folder is lost.
@@ -54,6 +57,8 @@ pub enum Act {
     Stall(u64),
     /// It is away for so long, and comes back with what it has stored.
     Restart(u64),
+    /// Ended jobs leave the engine's memory.
+    PutEndedAway,
     /// A batch of events that cannot be stored.
     Unstored(Vec<(u8, Pick)>),
     /// Everybody whose call is held asks without having been woken.
@@ -74,6 +79,10 @@ pub struct Submission {
     pub retries: u32,
     pub keep: u32,
     pub priority: i32,
+    pub owner: &'static str,
+    /// Jobs that it comes after, those that there are and others; or after any end of theirs.
+    pub after: Vec<Pick>,
+    pub after_any: bool,
 }
 
 fn submission() -> impl Strategy<Value = Submission> {
@@ -85,8 +94,10 @@ fn submission() -> impl Strategy<Value = Submission> {
     let limit = prop::option::weighted(0.3, 100..4000u64);
     let key = prop::option::weighted(0.2, 0..3u8);
     let numbers = (0..3u32, 0..3u32, -1..2i32);
-    (kind, workers, label, model, limit, key, numbers).prop_map(
-        |(kind, workers, label, model, limit, key, (retries, keep, priority))| Submission {
+    let after = prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(0..20usize, 1..3)];
+    let terms = (owner(), after, any::<bool>());
+    (kind, workers, label, model, limit, key, numbers, terms).prop_map(
+        |(kind, workers, label, model, limit, key, (retries, keep, priority), terms)| Submission {
             kind,
             workers,
             label,
@@ -96,8 +107,15 @@ fn submission() -> impl Strategy<Value = Submission> {
             retries,
             keep,
             priority,
+            owner: terms.0,
+            after: terms.1,
+            after_any: terms.2,
         },
     )
+}
+
+fn owner() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just("ann"), Just("bob"), Just("cy")]
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -129,7 +147,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         2 => (0..20usize).prop_map(Act::Cancel),
         2 => (0..20usize).prop_map(Act::Pause),
         3 => (0..20usize, prop::option::weighted(0.8, 0..3usize)).prop_map(|(job, from)| Act::Resume(job, from)),
-        2 => (0..20usize, any::<bool>(), prop::option::weighted(0.2, 0..3u8)).prop_map(|(job, start, key)| Act::Retry(job, start, key)),
+        2 => (0..20usize, any::<bool>(), prop::option::weighted(0.2, 0..3u8), owner()).prop_map(|(job, start, key, owner)| Act::Retry(job, start, key, owner)),
         1 => (0..20usize).prop_map(Act::RemoveJob),
         2 => (0..20usize, part()).prop_map(|(job, what)| Act::Prune(job, what)),
         4 => machine.clone().prop_map(Act::Start),
@@ -140,6 +158,8 @@ pub fn act() -> impl Strategy<Value = Act> {
         1 => (machine.clone(), any::<bool>()).prop_map(|(w, on)| Act::Drain(w, on)),
         1 => (machine.clone(), any::<bool>()).prop_map(|(w, now)| Act::OperatorDrains(w, now)),
         3 => machine.clone().prop_map(Act::OperatorUndrains),
+        1 => Just(Act::DrainQueue),
+        3 => Just(Act::UndrainQueue),
         1 => (machine.clone(), any::<bool>()).prop_map(|(w, seen)| Act::Crash(w, seen)),
         1 => machine.clone().prop_map(Act::Wipe),
         1 => machine.clone().prop_map(Act::Remove),
@@ -153,7 +173,8 @@ pub fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Follow),
         1 => (1..3000u64).prop_map(Act::Stall),
         1 => (0..3000u64).prop_map(Act::Restart),
-        2 => prop::collection::vec((0..13u8, 0..12usize), 1..6).prop_map(Act::Unstored),
+        2 => prop::collection::vec((0..15u8, 0..12usize), 1..6).prop_map(Act::Unstored),
+        3 => Just(Act::PutEndedAway),
         3 => Just(Act::Poll),
     ]
 }

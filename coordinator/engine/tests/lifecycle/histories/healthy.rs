@@ -13,6 +13,7 @@ pub fn ends_every_job_that_fits(history: &mut History) {
     for machine in &mut history.machines {
         machine.draining = false;
     }
+    history.say(Event::UndrainQueue);
     let drained: Vec<String> = history.world.engine.drains().keys().cloned().collect();
     for worker in drained {
         history.say(Event::Undrain { worker });
@@ -29,7 +30,7 @@ pub fn ends_every_job_that_fits(history: &mut History) {
             .world
             .engine
             .jobs()
-            .all(|job| job.state.is_final() || !fits(history, job))
+            .all(|job| job.state.is_final() || !can_end(history, job))
         {
             return;
         }
@@ -113,6 +114,12 @@ fn wait(history: &mut History) {
             history.sync(w);
         }
     }
+}
+
+/// Whether `job` fits, and every job that it waits for.
+fn can_end(history: &History, job: &Job) -> bool {
+    let mut others = job.waits_for.iter().map(|id| history.world.job(*id));
+    fits(history, job) && others.all(|other| can_end(history, other))
 }
 
 /// Whether enough workers of one class are there for `job`.

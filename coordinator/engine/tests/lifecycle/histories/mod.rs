@@ -11,6 +11,7 @@ mod acts;
 mod healthy;
 mod model;
 mod rules;
+mod terms;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -33,10 +34,11 @@ impl History {
             })),
             Act::Pause(i) => self.pause(i),
             Act::Resume(i, from) => self.resume(i, from),
-            Act::Retry(i, from_start, key) => drop(self.say(Event::Retry {
+            Act::Retry(i, from_start, key, owner) => drop(self.say(Event::Retry {
                 job: JobId(i as u64),
                 from_start,
                 idempotency_key: key.map(|key| format!("retry {key}")),
+                owner: owner.into(),
             })),
             Act::RemoveJob(i) => drop(self.say(Event::RemoveJob {
                 job: JobId(i as u64),
@@ -68,6 +70,8 @@ impl History {
                 self.say(event);
             }
             Act::OperatorUndrains(w) => self.undrain(w),
+            Act::DrainQueue => drop(self.say(drain_queue())),
+            Act::UndrainQueue => drop(self.say(Event::UndrainQueue)),
             Act::Crash(w, is_seen) => self.crash(w, is_seen),
             Act::Wipe(w) => {
                 self.crash(w, true);
@@ -125,13 +129,18 @@ impl History {
             Act::Stall(ms) => self.stall(ms),
             Act::Restart(away) => self.restart(away),
             Act::Unstored(events) => self.unstored(&events),
+            Act::PutEndedAway => {
+                self.world.engine.put_ended_away();
+                rules::check(self);
+            }
             Act::Poll => self.poll(),
         }
     }
 
     /// A worker that an operator has drained, if there is one.
     fn undrain(&mut self, w: usize) {
-        let drained: Vec<&String> = self.world.engine.drains().keys().collect();
+        let drains = self.world.engine.drains().keys();
+        let drained: Vec<&String> = drains.filter(|name| *name != Engine::QUEUE).collect();
         let worker = match drained.get(w % drained.len().max(1)) {
             Some(name) => (*name).clone(),
             None => self.machines[w].name.into(),
@@ -286,6 +295,7 @@ impl History {
                     job: JobId(i as u64),
                     from_start: i % 2 == 0,
                     idempotency_key: None,
+                    owner: "ann".into(),
                 },
                 9 => Event::RemoveJob {
                     job: JobId(i as u64),
@@ -294,6 +304,8 @@ impl History {
                 11 => Event::Undrain {
                     worker: self.machines[w].name.into(),
                 },
+                12 => drain_queue(),
+                13 => Event::UndrainQueue,
                 _ => {
                     let machine = &mut self.machines[w];
                     machine.held = None;
@@ -312,7 +324,7 @@ impl History {
                 }
             };
             let response = self.world.unstored(event);
-            if kind > 11 && matches!(response, Response::Wanted(_)) {
+            if kind > 13 && matches!(response, Response::Wanted(_)) {
                 self.machines[w].lease = Some(self.now() + LEASE);
             }
             if let Response::Wanted(Wanted::Run { token, .. }) = response
@@ -330,6 +342,10 @@ impl History {
         self.facts.see("a batch is taken back");
         self.settle(Vec::new());
     }
+}
+
+fn drain_queue() -> Event {
+    Event::DrainQueue { reason: "r".into() }
 }
 
 fn drain(worker: &str, at_once: bool) -> Event {
@@ -386,6 +402,9 @@ fn histories_get_everywhere() {
     let wanted = [
         "a batch comes twice",
         "a batch is taken back",
+        "a dependency ends otherwise",
+        "a dependent starts",
+        "a queue is full",
         "a checkpoint goes",
         "a checkpoint is taken",
         "a key is known",
@@ -399,6 +418,7 @@ fn histories_get_everywhere() {
         "an offer is taken",
         "a job goes to its model",
         "a job goes without its model",
+        "a job comes after one that is away",
         "a job is done again",
         "a job is removed",
         "a job goes back to a step",

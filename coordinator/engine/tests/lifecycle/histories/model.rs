@@ -5,8 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use qlora_engine::*;
 
 use super::acts::Submission;
-use super::rules;
+use super::{rules, terms};
 use crate::world::*;
+
+/// Jobs of one owner that may run, and that may wait, at one time.
+pub const MAX_RUNNING: u64 = 2;
+pub const MAX_QUEUED: u64 = 3;
 
 /// A worker as it sees itself.
 pub struct Machine {
@@ -42,6 +46,10 @@ pub struct Facts {
     pub in_vain: BTreeSet<Token>,
     /// Workers that an operator has drained.
     pub drained: BTreeSet<String>,
+    /// What jobs come after, by what was submitted.
+    pub after: BTreeMap<JobId, After>,
+    /// Whether jobs that have ended, deleted ones included, have succeeded.
+    pub succeeded: BTreeMap<JobId, bool>,
     /// How often what happened, to tell whether histories get anywhere.
     pub seen: BTreeMap<&'static str, u32>,
 }
@@ -95,7 +103,7 @@ impl History {
             machine("w3", DeviceClass::Cuda, None, &[]),
         ];
         Self {
-            world: World::new(),
+            world: World::limited(Some(MAX_RUNNING), Some(MAX_QUEUED)),
             machines,
             facts: Facts::default(),
             said: Vec::new(),
@@ -109,8 +117,14 @@ impl History {
     /// Something is said; then the engine looks about, whoever it wakes asks, and all is judged.
     pub fn say(&mut self, event: Event) -> Response {
         self.said.push(event.clone());
+        let waiting = waiting_before(&self.world, &event);
+        let is_away = names_one_that_is_away(&self.world, &event);
         let (response, effects) = self.world.act(event.clone());
+        terms::check_queue_limit(waiting, &response);
         self.facts.note(&event, &response, &effects);
+        if is_away && matches!(response, Response::Submitted { created: true, .. }) {
+            self.facts.see("a job comes after one that is away");
+        }
         self.settle(effects);
         response
     }
@@ -361,6 +375,7 @@ impl History {
     pub fn restart(&mut self, away: u64) {
         self.world.now = Now::both(self.now() + away);
         self.world.restart();
+        terms::check_shares(&self.world);
         for machine in &mut self.machines {
             (machine.held, machine.lease) = (None, None);
         }
@@ -391,8 +406,35 @@ pub fn job_of(submission: &Submission) -> Box<JobSpec> {
     spec.time_limit = submission.limit;
     spec.priority = submission.priority;
     spec.idempotency_key = submission.key.map(|key| key.to_string());
-    spec.config_hash = format!("{:?}", (submission.kind, submission.workers));
+    spec.owner = submission.owner.into();
+    let after = submission.after.iter();
+    spec.after = After {
+        jobs: after.map(|&job| JobId(job as u64)).collect(),
+        any: submission.after_any,
+    };
+    // Of a request with a key only this is compared, so all that makes it another is in it.
+    let request = (submission.kind, submission.workers, &spec.after);
+    spec.config_hash = format!("{request:?}");
     spec
+}
+
+/// How many jobs of whoever submits one wait, where somebody does.
+fn waiting_before(world: &World, event: &Event) -> Option<u64> {
+    let owner = match event {
+        Event::Submit { spec } => &spec.owner,
+        Event::Retry { owner, .. } => owner,
+        _ => return None,
+    };
+    Some(terms::count(&world.engine, owner).waiting)
+}
+
+/// Whether a job is to come after one that lies on the disk alone.
+fn names_one_that_is_away(world: &World, event: &Event) -> bool {
+    let Event::Submit { spec } = event else {
+        return false;
+    };
+    let mut after = spec.after.jobs.iter();
+    after.any(|id| world.disk.jobs.contains_key(id) && world.engine.job(*id).is_none())
 }
 
 fn woken(effect: Effect) -> Option<SessionId> {

@@ -1,10 +1,11 @@
 //! Rules that hold in every reachable state, judged by what was acknowledged.
 
-use std::collections::BTreeSet;
-
 use qlora_engine::*;
 
 use super::model::{Facts, History};
+use super::terms::{
+    check_dependencies, check_owners, check_places, check_that_others_have_ended, has_ended,
+};
 
 impl Facts {
     /// Remembers what was acknowledged, and judges the answer by what was before.
@@ -13,6 +14,23 @@ impl Facts {
         match (event, response) {
             (Event::Submit { spec }, Response::Submitted { job, created }) => {
                 self.submitted(spec, *job, *created)
+            }
+            (
+                Event::Submit { .. } | Event::Retry { .. },
+                Response::Refused(Refusal::QueueFull { .. }),
+            ) => self.see("a queue is full"),
+            (Event::Submit { spec }, Response::Refused(Refusal::UnknownDependency(id))) => {
+                assert!(spec.after.jobs.contains(id) && !self.jobs.contains(id));
+            }
+            (Event::Submit { spec }, Response::Refused(Refusal::DependencyEnded { job, .. })) => {
+                assert!(!spec.after.any && self.succeeded.get(job) == Some(&false));
+                self.see("a dependency has ended otherwise");
+            }
+            (Event::DrainQueue { .. }, Response::Done) => {
+                self.drained.insert(Engine::QUEUE.into());
+            }
+            (Event::UndrainQueue, Response::Done) => {
+                self.drained.remove(Engine::QUEUE);
             }
             (Event::Submit { spec }, Response::Refused(Refusal::KeyReused(_))) => {
                 let key = spec
@@ -44,6 +62,7 @@ impl Facts {
                     job,
                     from_start,
                     idempotency_key,
+                    ..
                 },
                 _,
             ) => {
@@ -102,6 +121,7 @@ impl Facts {
             }
             (None, true) => {
                 assert!(self.jobs.insert(job), "the number {job} was given twice");
+                self.after.insert(job, spec.after.clone());
                 let request = (job, spec.config_hash.clone());
                 self.keys
                     .extend(spec.idempotency_key.clone().map(|key| (key, request)));
@@ -222,6 +242,11 @@ pub fn check_assignment(history: &mut History, w: usize, id: JobId, token: Token
         "a token does not grow"
     );
     facts.tokens.push(token);
+    assert!(
+        !facts.drained.contains(Engine::QUEUE),
+        "{job:?} starts though the queue is drained"
+    );
+    check_that_others_have_ended(&world.engine, facts, job);
     facts.see(if attempt.size() > 1 {
         "several start"
     } else {
@@ -284,7 +309,7 @@ fn check_that_nobody_better_waits(engine: &Engine, job: &Job) {
 }
 
 pub fn check(history: &mut History) {
-    let ids: BTreeSet<JobId> = history.world.engine.jobs().map(|job| job.id).collect();
+    let ids = history.world.ids();
     assert_eq!(
         ids, history.facts.jobs,
         "jobs that were acknowledged and jobs that there are"
@@ -294,6 +319,11 @@ pub fn check(history: &mut History) {
         check_job(&job, history.now());
         check_against_facts(&job, &mut history.facts);
     }
+    for id in Vec::from_iter(history.facts.after.keys().copied()) {
+        check_dependencies(&history.world.engine, &mut history.facts, id);
+    }
+    check_owners(&history.world.engine);
+    check_places(&history.world.engine);
     check_holders(history);
     check_leases(history);
     check_drains(history);
@@ -309,19 +339,14 @@ fn check_drains(history: &History) {
     }
 }
 
-/// Whether nothing may happen to a job any more; said here once more, and not by the engine that is
-/// judged.
-fn has_ended(state: &JobState) -> bool {
-    match state {
-        JobState::Queued { .. } | JobState::Running { .. } | JobState::Paused { .. } => false,
-        JobState::Succeeded { .. } | JobState::Failed { .. } | JobState::Cancelled { .. } => true,
-    }
-}
-
 fn check_against_facts(job: &Job, facts: &mut Facts) {
     match facts.ended.get(&job.id) {
         Some(ended) => assert_eq!(job, ended, "a job changed after its end"),
-        None if has_ended(&job.state) => drop(facts.ended.insert(job.id, job.clone())),
+        None if has_ended(&job.state) => {
+            let succeeded = matches!(job.state, JobState::Succeeded { .. });
+            facts.succeeded.insert(job.id, succeeded);
+            facts.ended.insert(job.id, job.clone());
+        }
         None => {}
     }
     if let Some(old) = facts.retries.remove(&job.id)

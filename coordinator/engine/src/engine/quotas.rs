@@ -1,0 +1,109 @@
+//! Which waiting jobs may start at all: not while the queue is drained, and of each owner only as
+//! many as its limit leaves room for.
+//!
+//! The places that a limit leaves go to an owner's jobs by priority and number. A job holds one
+//! while enough workers that fit it are connected, be they busy or not: newer jobs of its owner do
+//! not keep it waiting, and one that fits nobody keeps no other waiting.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::share::Usage;
+use super::state::Engine;
+use crate::event::Refusal;
+use crate::ids::{JobId, Now};
+use crate::job::{Job, JobState};
+use crate::placement::verdict;
+use crate::worker::{DeviceClass, Drain, Needs, Worker};
+
+impl Engine {
+    /// Jobs that may start now and whose needs pass `fits`, in their order.
+    pub(super) fn startable<'a>(
+        &'a self,
+        now: Now,
+        fits: impl FnMut(&Needs) -> bool + 'a,
+    ) -> impl Iterator<Item = &'a Job> {
+        let is_drained = self.queue_drain().is_some();
+        let mut places: HashMap<&'a str, BTreeSet<JobId>> = HashMap::new();
+        self.queue
+            .fitting(&self.shares, fits)
+            .take_while(move |_| !is_drained)
+            .filter_map(move |id| self.jobs.get(&id))
+            .filter(move |job| is_ready(job, now))
+            .filter(move |job: &&'a Job| {
+                let (owner, id) = (job.spec.owner.as_str(), job.id);
+                let Some(most) = self.limits.max_running_per_user else {
+                    return true;
+                };
+                let places = places
+                    .entry(owner)
+                    .or_insert_with(|| self.places(now, owner, most));
+                places.contains(&id)
+            })
+    }
+
+    /// The jobs of `owner` that may start before it has `most` that run.
+    fn places(&self, now: Now, owner: &str, most: u64) -> BTreeSet<JobId> {
+        let left = most.saturating_sub(self.shares.usage(owner).running);
+        let fits = |needs: &Needs| self.fits_somebody(needs);
+        let waiting = self.queue.of(owner, fits);
+        waiting
+            .filter_map(|id| self.jobs.get(&id))
+            .filter(|job| is_ready(job, now))
+            .take(usize::try_from(left).unwrap_or(usize::MAX))
+            .map(|job| job.id)
+            .collect()
+    }
+
+    /// Whether enough workers of one class could take a job with these `needs` if none were busy.
+    fn fits_somebody(&self, needs: &Needs) -> bool {
+        let fits = |w: &&Worker| w.connected && w.takes_work() && verdict(needs, w).fits;
+        let of = |class: DeviceClass| {
+            let fitting = self.workers.values().filter(fits);
+            fitting.filter(|w| w.platform.device == class).count()
+        };
+        [DeviceClass::Cpu, DeviceClass::Cuda, DeviceClass::Metal]
+            .into_iter()
+            .any(|class| of(class) >= needs.workers.max(1))
+    }
+
+    /// Whether `job` waits because its owner has as many jobs that run, or may start before it, as
+    /// it may have.
+    pub fn waits_for_a_place(&self, now: Now, job: &Job) -> bool {
+        let owner = job.spec.owner.as_str();
+        let limit = self.limits.max_running_per_user;
+        limit.is_some_and(|most| {
+            is_ready(job, now)
+                && self.fits_somebody(&job.spec.needs)
+                && !self.places(now, owner, most).contains(&job.id)
+        })
+    }
+
+    /// # Errors
+    /// `owner` has as many waiting jobs as it may.
+    pub(super) fn may_queue(&self, owner: &str) -> Result<(), Refusal> {
+        let waiting = self.shares.usage(owner).waiting;
+        match self.limits.max_queued_per_user {
+            Some(limit) if waiting >= limit => Err(Refusal::QueueFull {
+                owner: owner.to_owned(),
+                limit,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the jobs of `owner` amount to.
+    pub fn usage(&self, owner: &str) -> Usage {
+        self.shares.usage(owner)
+    }
+
+    /// Why and since when no job starts, where an operator has said so.
+    pub fn queue_drain(&self) -> Option<&Drain> {
+        self.drains.get(Self::QUEUE)
+    }
+}
+
+/// Whether `job` waits for a worker and for nothing else.
+fn is_ready(job: &Job, now: Now) -> bool {
+    matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady)
+        && job.waits_for.is_empty()
+}
