@@ -50,7 +50,7 @@ async fn conforms(store: impl JobStore) {
         .await
         .expect("a write");
     let stored = store.load().await.expect("jobs");
-    assert_eq!(stored.jobs, [first.clone()]);
+    assert_eq!(stored.jobs, std::slice::from_ref(&first));
     assert_eq!(stored.ended, [Ended::of(&second).expect("it has ended")]);
     for job in [first, second] {
         assert_eq!(store.job(job.id).await.expect("a look"), Some(job));

@@ -113,11 +113,12 @@ async fn a_database_of_the_schema_before_is_taken_over_and_its_ended_jobs_are_fi
     assert_eq!(briefs as usize, (1..=JOBS).filter(is_ended).count());
     let again = vec![Write::SaveJob(Box::new(succeeded(LIVE[0])))];
     store.apply(again).await.expect("a write");
-    let page = store.jobs(&Wanted {
+    let wanted = Wanted {
         states: Some(vec!["queued"]),
         before: JobId(u64::MAX),
         limit: 9,
-    });
+    };
+    let page = store.jobs(&wanted);
     assert_eq!(page.await.expect("a page").jobs, [job(LIVE[1])]);
 }
 
