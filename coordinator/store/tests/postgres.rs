@@ -148,6 +148,52 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
     assert_eq!(jobs(&store).await, [1, 3]);
 }
 
+/// Whoever waited for the commit is gone, and so is its connection; the server goes on with it.
+#[tokio::test]
+async fn state_is_read_only_once_no_commit_is_under_way() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = Arc::new(lead(&url, Bounds::default()).await);
+    store.apply(save(1)).await.expect("a write");
+    // The commit waits for the row of the gate.
+    let gated = SLOW.replace(
+        "PERFORM pg_sleep(600)",
+        "WHILE NOT EXISTS (SELECT FROM gate) LOOP PERFORM pg_sleep(0.01); END LOOP",
+    );
+    execute(&url, "CREATE TABLE qlora.gate (one INTEGER)").await;
+    execute(&url, &gated).await;
+    let write = commits(&store, &url, 2).await;
+    write.abort();
+    write.await.expect_err("the write has ended");
+    let reading = store.clone();
+    let read = tokio::spawn(async move {
+        loop {
+            // A slow machine may pass the server's limit of the wait.
+            if let Ok(stored) = reading.load().await {
+                return stored.jobs.len();
+            }
+        }
+    });
+    let mut session = admin(&url).await;
+    let waits = async {
+        let blocked = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        loop {
+            let count: i64 = sqlx::query_scalar(blocked)
+                .fetch_one(&mut session)
+                .await
+                .expect("activity");
+            if count > 0 || read.is_finished() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, waits).await.expect("a reader that waits");
+    assert!(!read.is_finished(), "what is under way was passed over");
+    execute(&url, "INSERT INTO qlora.gate VALUES (1)").await;
+    assert_eq!(read.await.expect("jobs"), 2);
+}
+
 #[tokio::test]
 async fn a_server_that_stops_at_a_commit_leaves_it_in_doubt_until_it_is_back() {
     let server = Postgres::start();

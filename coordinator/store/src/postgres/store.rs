@@ -152,6 +152,7 @@ impl JobStore for PostgresStore {
     }
 
     async fn load(&self) -> Result<Stored, StoreError> {
+        self.writer.settle().await?;
         let mut stored = Stored::default();
         let fault = |e| self.unread(e);
         jobs::live(&self.readers, &mut stored)

@@ -99,6 +99,12 @@ impl Writer {
             state,
         })
     }
+
+    /// Returns once no transaction is under way. The server may still be at work on a commit whose
+    /// answer was lost, and what is read before it ends changes afterwards.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        self.begin().await?.end(()).await
+    }
 }
 
 impl Transaction<'_> {
