@@ -30,7 +30,24 @@ pub fn http(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Answer {
-    let mut stream = TcpStream::connect(address).expect("a connection");
+    try_http(address, method, path, headers, body).expect("an answer")
+}
+
+/// As [`http`], where nobody may be there, or go away in the middle.
+///
+/// # Errors
+/// The connection is not made, or broken off.
+///
+/// # Panics
+/// The answer is not HTTP.
+pub fn try_http(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
     let host = if headers.iter().any(|(name, _)| *name == "Host") {
         ""
     } else {
@@ -44,15 +61,13 @@ pub fn http(
     let head = format!(
         "{method} {path} HTTP/1.1\r\n{host}{more}Content-Length: {length}\r\nConnection: close\r\n\r\n"
     );
-    stream
-        .write_all(&[head.as_bytes(), body].concat())
-        .expect("a request");
+    stream.write_all(&[head.as_bytes(), body].concat())?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
+    stream.read_to_end(&mut answer)?;
     let end = answer
         .windows(4)
         .position(|four| four == b"\r\n\r\n")
-        .expect("the end of the head")
+        .ok_or(std::io::ErrorKind::UnexpectedEof)?
         + 4;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let status = head
@@ -60,9 +75,9 @@ pub fn http(
         .nth(1)
         .and_then(|code| code.parse().ok())
         .expect("a status");
-    Answer {
+    Ok(Answer {
         status,
         head,
         body: answer[end..].to_vec(),
-    }
+    })
 }

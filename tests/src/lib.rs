@@ -21,7 +21,7 @@ mod witness;
 pub use built::{binary, forget_settings, launch, launch_through};
 pub use chance::Chance;
 pub use fixture::{conversations, tiny_model};
-pub use http::{Answer, http};
+pub use http::{Answer, http, try_http};
 pub use hub::Hub;
 pub use link::Link;
 pub use postgres::Postgres;

@@ -213,6 +213,14 @@ impl World {
         start_named(name, self.folder.path(), any, &self.args, &self.env)
     }
 
+    /// Starts the coordinator again, on another port and the same state.
+    pub fn restart_coordinator_elsewhere(&mut self) {
+        let (coordinator, address) =
+            start_coordinator(self.folder.path(), "127.0.0.1:0", &self.args, &self.env);
+        self.coordinator = coordinator;
+        (self.listen, self.address) = (address.clone(), address);
+    }
+
     /// Starts a worker in a state folder of its own.
     pub fn worker(&mut self, name: &str, args: &[&str]) -> Program {
         let address = self.address.clone();
@@ -236,7 +244,7 @@ impl World {
     pub fn worker_behind(&mut self, link: &Link, name: &str, args: &[&str]) -> Program {
         self.workers += 1;
         let state = self.path(&format!("worker-{}", self.workers));
-        let address = self.listen.replace("0.0.0.0", link.near());
+        let address = format!("http://{}", self.listen.replace("0.0.0.0", link.near()));
         self.start_worker(&link.enter(), &address, (name, state.as_path()), args, &[])
     }
 

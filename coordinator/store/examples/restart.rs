@@ -18,8 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let digest: Digest256 = hex::encode(Sha256::digest(bytes)).parse()?;
     before(folder.path(), &digest, bytes).await?;
 
-    let store = SqliteStore::open(folder.path()).await?;
-    let stored = store.load().await?;
+    let stored = SqliteStore::open(folder.path()).await?.load().await?;
     for job in &stored.jobs {
         println!("job {} is there: {}", job.id, job.spec.name);
     }

@@ -251,7 +251,7 @@ mod tests {
             "http://host:7070",
             "http://proxy",
             "https://[::1]:7070",
-            "one:7070, two:7070",
+            "http://one:7070, https://two:7070",
         ] {
             assert!(Client::new(address, None).is_ok(), "{address}");
         }

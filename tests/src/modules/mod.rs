@@ -255,8 +255,10 @@ fn module_of(file: &Path) -> Option<Module> {
         .iter()
         .map(|part| part.to_string_lossy().into_owned())
         .collect();
+    if parts.iter().any(|part| part == "tests") {
+        return None;
+    }
     match parts.last()?.as_str() {
-        "tests" => return None,
         "mod" => drop(parts.pop()),
         "lib" | "main" if parts.len() == 1 => parts.clear(),
         _ => {}

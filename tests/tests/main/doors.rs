@@ -204,8 +204,7 @@ fn the_token_is_made_once_for_its_owner_and_another_user_is_told_the_way_out() {
     assert_eq!(variable.code, 0, "{}", variable.stderr);
 
     assert_eq!(world.coordinator.stop(), Some(0));
-    world.address = "127.0.0.1:0".into();
-    world.restart_coordinator();
+    world.restart_coordinator_elsewhere();
     assert_eq!(world.token(), made);
     assert_eq!(jobs(&world), 0);
     let other = World::new(&[]);

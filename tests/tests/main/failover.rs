@@ -3,15 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use qlora_tests::{Postgres, World, http, wait_until};
+use qlora_tests::{Postgres, World, try_http, wait_until};
 
 use crate::faults::{adapter, steps, succeeded_once};
 
 /// Long enough to be interrupted.
 const LONG: &str = "training: {max_steps: 400, checkpoint_every: 10, eval_rows: 2}";
 
+/// What the coordinator at `address` says of its health; 0 where it says nothing, as one whose
+/// connections end because it begins to lead.
 fn health(address: &str) -> u16 {
-    http(address, "GET", "/healthz", &[], b"").status
+    try_http(address, "GET", "/healthz", &[], b"").map_or(0, |answer| answer.status)
 }
 
 #[test]

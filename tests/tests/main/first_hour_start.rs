@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use qlora_tests::{World, launch, wait_until};
 use serde_json::Value;
@@ -90,14 +90,15 @@ fn a_database_of_a_newer_version_and_a_folder_that_is_not_writable_are_states_th
     let mut world = World::new(&[]);
     world.coordinator.stop();
     let database = world.path("state/qlora.db");
-    // The version that SQLite keeps for a program stands at byte 60 of the file.
-    let mut bytes = fs::read(&database).expect("a database");
-    bytes[60..64].copy_from_slice(&9999u32.to_be_bytes());
-    fs::write(&database, bytes).expect("a database");
-    // Pages that are not in the file yet would override what is written to it.
-    for beside in ["state/qlora.db-wal", "state/qlora.db-shm"] {
-        let _ = fs::remove_file(world.path(beside));
-    }
+    let python = std::env::var("QLORA_TEST_PYTHON")
+        .expect("QLORA_TEST_PYTHON is not set: run tests/run, which installs what this test needs");
+    let newer =
+        "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version = 9999')";
+    let written = Command::new(python)
+        .args(["-c", newer])
+        .arg(&database)
+        .status();
+    assert!(written.expect("Python").success());
     let (code, said) = coordinator(
         world.folder.path(),
         &["--listen", "127.0.0.1:0", "--state-dir", "state"],

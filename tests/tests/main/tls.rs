@@ -387,9 +387,15 @@ impl Impostor {
     }
 }
 
-/// Hears one client to its end.
+/// Hears one client to its end. Who only looks whether somebody listens, and says nothing, is not
+/// the one.
 fn hear(listener: &TcpListener, config: ServerConfig) -> String {
-    let (stream, _) = listener.accept().expect("a client");
+    let stream = loop {
+        let (stream, _) = listener.accept().expect("a client");
+        if stream.peek(&mut [0]).is_ok_and(|bytes| bytes > 0) {
+            break stream;
+        }
+    };
     let connection = ServerConnection::new(Arc::new(config)).expect("a server");
     let mut stream = StreamOwned::new(connection, stream);
     let mut said = Vec::new();
