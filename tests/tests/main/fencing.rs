@@ -103,7 +103,8 @@ fn a_worker_on_a_copied_state_folder_is_refused_and_its_original_trains_on() {
 /// So it is with one of a version that wrote no session down, after an upgrade.
 #[test]
 fn a_worker_that_cannot_show_its_session_is_taken_once_its_lease_has_ended() {
-    let world = World::new(&["--lease", "5"]);
+    // Longer than a busy machine takes to start a worker.
+    let world = World::new(&["--lease", "15"]);
     let state = world.path("state-of-a");
     let mut first = world.worker_in("a", &state, &[]);
     wait_until("a registration", || {
