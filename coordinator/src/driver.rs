@@ -311,12 +311,16 @@ impl<S: JobStore> Driver<S> {
     async fn settle(&mut self, mut batch: Batch) {
         if !batch.writes.is_empty() || (!self.unwritten.is_empty() && !self.trouble.is_there()) {
             let late = self.unwritten.iter().cloned().map(Write::Journal);
-            let writes = late.chain(std::mem::take(&mut batch.writes)).collect();
+            let writes: Vec<Write> = late.chain(std::mem::take(&mut batch.writes)).collect();
+            let removed = removed(&writes);
             match self.store.apply(writes).await {
                 Ok(entries) => {
                     self.unwritten.clear();
                     self.trouble.end();
                     self.publish(&batch.dirty, entries);
+                    removed
+                        .into_iter()
+                        .for_each(|id| self.shared.watchers.end(id));
                 }
                 Err(fault) => return self.not_stored(batch, fault).await,
             }
@@ -521,6 +525,15 @@ async fn recall<S: JobStore>(
         }
     }
     Ok(())
+}
+
+/// Jobs that `writes` delete.
+fn removed(writes: &[Write]) -> Vec<JobId> {
+    let job = |write: &Write| match write {
+        Write::RemoveJob(id) => Some(*id),
+        _ => None,
+    };
+    writes.iter().filter_map(job).collect()
 }
 
 /// Whether an event is worth handling though nothing can be stored: workers come, stay and go.

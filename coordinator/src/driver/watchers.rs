@@ -35,6 +35,11 @@ impl Watchers {
         }
     }
 
+    /// `job` is gone: nobody hears of it again.
+    pub fn end(&self, job: JobId) {
+        self.all().remove(&job);
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<JobId, broadcast::Sender<Arc<Job>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -52,7 +57,7 @@ impl JobWatch {
     /// The job after its next change.
     ///
     /// # Errors
-    /// The watcher was too slow, and some changes are gone.
+    /// The watcher was too slow, and some changes are gone; or the job is.
     pub async fn changed(&mut self) -> Result<Arc<Job>, RecvError> {
         match &mut self.changes {
             Some(changes) => changes.recv().await,
@@ -121,6 +126,18 @@ mod tests {
         drop(first);
         assert_eq!(watchers.all().len(), 1, "the other one watches on");
         drop(second);
+        assert_eq!(watchers.all().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_watchers_of_a_job_that_is_gone_wait_no_longer() {
+        let watchers = Arc::<Watchers>::default();
+        let mut watch = watchers.watch(JobId(1));
+        watchers.tell(&job(1));
+        watchers.end(JobId(1));
+        assert!(watch.changed().await.is_ok(), "what it was told before");
+        assert!(matches!(watch.changed().await, Err(RecvError::Closed)));
+        drop(watch);
         assert_eq!(watchers.all().len(), 0);
     }
 

@@ -122,11 +122,12 @@ impl Record {
             length += line.len();
         }
         let file = OpenOptions::new().append(true).open(path)?;
-        file.set_len(length as u64)?;
-        let since = file
-            .metadata()?
-            .modified()
-            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let known = file.metadata()?;
+        let since = known.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        // To cut a file makes it new, also to the length that it has; a record keeps its age.
+        if known.len() != length as u64 {
+            file.set_len(length as u64)?;
+        }
         Ok(Read::Record(Box::new(Self {
             digest,
             upload: head.upload,
@@ -230,5 +231,22 @@ mod tests {
         fs::write(&path, &whole).expect("a file");
         let elsewhere = Record::read(&path, digest, "s3://other").expect("a file");
         assert!(matches!(elsewhere, Read::Elsewhere(place) if place == "s3://b"));
+    }
+
+    #[test]
+    fn a_record_that_is_read_again_is_as_old_as_before() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let digest: Digest256 = "0".repeat(64).parse().expect("a digest");
+        let path = folder.path().join("record");
+        let record = Record::create(path.clone(), "s3://b", &digest, "id".into(), 128);
+        let record = record.expect("a record");
+        let old = SystemTime::now() - std::time::Duration::from_secs(7 * 86_400);
+        record.file.set_modified(old).expect("a time");
+        for _ in 0..2 {
+            let Read::Record(again) = read(&path, &digest) else {
+                panic!("the record is gone");
+            };
+            assert_eq!(again.since, old);
+        }
     }
 }
