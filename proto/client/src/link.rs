@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -101,6 +102,9 @@ impl Link {
         let stream = TcpStream::connect((host.as_str(), *port)).await?;
         // Small calls must not wait for the acknowledgment of the one before.
         stream.set_nodelay(true)?;
+        if config.is_none() && matches!(self.way, Way::Recorded(_)) {
+            self.hold_here(stream.peer_addr()?.ip(), stream.local_addr()?.ip())?;
+        }
         let (stream, heard): (Box<dyn Io>, Heard) = match config {
             None => (Box::new(stream), Heard::Nothing),
             Some(config) => (
@@ -114,6 +118,16 @@ impl Link {
             host: host.clone(),
             last: self.last.clone(),
         }))
+    }
+
+    /// What was this machine by its name or address may lead elsewhere by now, where nothing goes in
+    /// plain text unless the address says so.
+    fn hold_here(&self, peer: IpAddr, own: IpAddr) -> io::Result<()> {
+        if is_here(peer, own) {
+            return Ok(());
+        }
+        let host = self.address.host.clone();
+        Err(self.last.keep(LinkFault::Elsewhere { host }))
     }
 
     /// The configuration of TLS for a connection that is made now.
@@ -149,6 +163,12 @@ impl Link {
         }
         Ok(stream)
     }
+}
+
+/// Whether `peer`, to which a connection leads from `own`, is this machine.
+fn is_here(peer: IpAddr, own: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    peer.is_loopback() || peer == own.to_canonical()
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -255,5 +275,20 @@ mod tests {
         // What HTTP/2 begins with.
         let (heard, fault) = told(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
         assert_eq!((heard.expect("bytes"), fault), (9, None));
+    }
+
+    #[test]
+    fn a_connection_leads_to_this_machine_by_loopback_or_to_the_address_that_it_comes_from() {
+        for (peer, own, here) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("::1", "::1", true),
+            ("::ffff:127.0.0.1", "::ffff:127.0.0.1", true),
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.2", "192.0.2.1", false),
+            ("2001:db8::2", "2001:db8::1", false),
+        ] {
+            let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+            assert_eq!(is_here(ip(peer), ip(own)), here, "{peer} from {own}");
+        }
     }
 }

@@ -27,6 +27,10 @@ pub enum LinkFault {
     NotTls,
     #[error("the server speaks TLS, and the call came without")]
     TlsOnly,
+    #[error(
+        "`{host}` leads to another machine, and does not say whether the connection is encrypted"
+    )]
+    Elsewhere { host: String },
     #[error("the server does not speak HTTP/2")]
     NoHttp2,
     #[error("the TLS connection failed: {0}")]
@@ -63,6 +67,9 @@ impl LinkFault {
             }
             Self::TlsOnly => {
                 "write https:// before the address, and give --ca FILE with ca.pem of the coordinator"
+            }
+            Self::Elsewhere { .. } => {
+                "write https:// before the address and give --ca FILE, or write http:// where nobody else can listen in"
             }
             Self::NoHttp2 => "call the coordinator itself, or a proxy that speaks gRPC",
             Self::Other(_) => "look into the coordinator's log",

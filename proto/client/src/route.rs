@@ -86,6 +86,15 @@ impl Places {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
     }
 
+    /// The place `index` has failed. A call that was long under way says nothing of the place that
+    /// others have found meanwhile.
+    fn leave(&self, index: usize) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.index == index {
+            current.serves = false;
+        }
+    }
+
     /// The place that serves, or else the one that was called last: what it answers says more than
     /// we could.
     async fn choose(&self) -> usize {
@@ -123,10 +132,7 @@ impl Places {
         };
         let failed = answer.as_ref().map_or(true, is_unavailable);
         if failed && self.all.len() > 1 {
-            self.set(Current {
-                index,
-                serves: false,
-            });
+            self.leave(index);
         }
         Ok(answer?.map(Body::new))
     }

@@ -64,7 +64,7 @@ impl Candidate {
         };
         match locked(&mut session).await {
             Err(e) => self.failed(e),
-            Ok(true) => self.lead(session, address).await,
+            Ok(true) => self.lead(session, address).await.or_else(awaited),
             Ok(false) => match leader(&mut session).await {
                 Err(e) => self.failed(e),
                 Ok(leader) => {
@@ -76,29 +76,35 @@ impl Candidate {
     }
 
     fn failed(&self, source: sqlx::Error) -> Result<Campaign, StoreError> {
-        let may_pass = passes(&source);
-        let fault = not_read(&self.database)(source);
-        if may_pass {
-            Ok(Campaign::Away(fault))
-        } else {
-            Err(fault)
-        }
+        awaited(not_read(&self.database)(source))
     }
 
     /// `session` has the lock. The new epoch ends every transaction of leaders before: it waits for
     /// those that are under way.
     async fn lead(&self, mut session: PgConnection, address: &str) -> Result<Campaign, StoreError> {
         migrate(&self.database, &mut session).await?;
-        let epoch = match begun(&mut session, address).await {
-            Ok(epoch) => epoch,
-            Err(e) if passes(&e) => return self.failed(e),
-            Err(e) => return Err(not_written(&self.database)(e)),
-        };
+        let epoch = begun(&mut session, address)
+            .await
+            .map_err(not_written(&self.database))?;
         warn_of_loss(&self.database, &mut session).await?;
         let leadership = Leadership::new(epoch, self.database.clone());
         let watched = leadership.watch(session);
         let store = PostgresStore::new(&self.database, self.bounds, leadership, watched).await?;
         Ok(Campaign::Leads(Box::new(store)))
+    }
+}
+
+/// Trouble that may pass is waited for, whatever was asked; other trouble is the end.
+fn awaited(fault: StoreError) -> Result<Campaign, StoreError> {
+    let may_pass = match &fault {
+        StoreError::Read { source, .. } | StoreError::NotWritten { source, .. } => passes(source),
+        StoreError::ServerFull { .. } => true,
+        _ => false,
+    };
+    if may_pass {
+        Ok(Campaign::Away(fault))
+    } else {
+        Err(fault)
     }
 }
 

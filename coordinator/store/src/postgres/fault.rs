@@ -8,8 +8,8 @@ const DISK_FULL: &str = "53100";
 const DAMAGED: [&str; 2] = ["XX001", "XX002"];
 const NO_SUCH_TABLE: &str = "42P01";
 /// The server is full of connections, stops, starts, or lost the one that asked; or somebody holds a
-/// lock for a moment.
-const PASSING: [&str; 4] = ["08", "53", "55", "57"];
+/// lock for a moment; or it is a replica that nobody has made the primary yet.
+const PASSING: [&str; 5] = ["08", "25006", "53", "55", "57"];
 
 fn code(source: &sqlx::Error) -> Option<String> {
     Some(source.as_database_error()?.code()?.into_owned())
