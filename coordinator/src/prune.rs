@@ -157,7 +157,7 @@ impl Going {
 
 #[cfg(test)]
 mod tests {
-    use qlora_engine::{File, FileRole, Job, JobKind, JobSpec, JobState, Limits, Needs, Now};
+    use qlora_engine::{File, FileRole, Job, JobKind, JobSpec, JobState, Limits, Now};
 
     use super::*;
 
@@ -170,21 +170,8 @@ mod tests {
         };
         JobSpec {
             kind: JobKind::Train,
-            name: format!("job {id}"),
-            config_json: String::new(),
-            config_hash: String::new(),
             files: vec![file],
-            needs: Needs::default(),
-            max_retries: 0,
-            time_limit: None,
-            checkpoints_to_keep: 0,
-            priority: 0,
-            retry_of: None,
-            from_start: false,
-            owner: String::new(),
-            after: Default::default(),
-            idempotency_key: None,
-            traceparent: String::new(),
+            ..JobSpec::noop(format!("job {id}"))
         }
     }
 

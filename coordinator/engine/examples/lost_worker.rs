@@ -120,21 +120,11 @@ impl Story {
 fn spec() -> JobSpec {
     JobSpec {
         kind: JobKind::Train,
-        name: "story".into(),
         config_json: "{}".into(),
         config_hash: "SHA-256 of the configuration".into(),
-        files: Vec::new(),
-        needs: Needs::default(),
         max_retries: 2,
-        time_limit: None,
         checkpoints_to_keep: 2,
-        priority: 0,
-        retry_of: None,
-        from_start: false,
-        owner: String::new(),
-        after: Default::default(),
-        idempotency_key: None,
-        traceparent: String::new(),
+        ..JobSpec::noop("story")
     }
 }
 

@@ -252,6 +252,29 @@ impl JobState {
 }
 
 impl JobSpec {
+    /// A job that computes nothing: no worker is asked for more than its answer, and nothing of it
+    /// is kept or done again.
+    pub fn noop(name: impl Into<String>) -> Self {
+        Self {
+            kind: JobKind::Noop,
+            name: name.into(),
+            config_json: String::new(),
+            config_hash: String::new(),
+            files: Vec::new(),
+            needs: Needs::default(),
+            max_retries: 0,
+            time_limit: None,
+            checkpoints_to_keep: 0,
+            priority: 0,
+            retry_of: None,
+            from_start: false,
+            owner: String::new(),
+            after: After::default(),
+            idempotency_key: None,
+            traceparent: String::new(),
+        }
+    }
+
     /// Whether `other` asks for the same work: what an idempotency key promises.
     pub(crate) fn is_same_request(&self, other: &Self) -> bool {
         let files = |spec: &Self| {

@@ -79,29 +79,12 @@ impl Drop for JobWatch {
 
 #[cfg(test)]
 mod tests {
-    use qlora_engine::{JobKind, JobSpec, Needs, Now};
+    use qlora_engine::{JobSpec, Now};
 
     use super::*;
 
     fn job(id: u64) -> Job {
-        let spec = JobSpec {
-            kind: JobKind::Noop,
-            name: String::new(),
-            config_json: String::new(),
-            config_hash: String::new(),
-            files: Vec::new(),
-            needs: Needs::default(),
-            max_retries: 0,
-            time_limit: None,
-            checkpoints_to_keep: 0,
-            priority: 0,
-            retry_of: None,
-            from_start: false,
-            owner: String::new(),
-            after: Default::default(),
-            idempotency_key: None,
-            traceparent: String::new(),
-        };
+        let spec = JobSpec::noop("");
         Job::new(JobId(id), spec, Now::both(0))
     }
 

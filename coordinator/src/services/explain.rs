@@ -251,8 +251,8 @@ fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
 #[cfg(test)]
 mod tests {
     use qlora_engine::{
-        Attempt, AttemptEnd, Event, Holder, JobId, JobKind, JobSpec, Limits, Millis, Needs,
-        Platform, Response, Token,
+        Attempt, AttemptEnd, Event, Holder, JobId, JobKind, JobSpec, Limits, Millis, Platform,
+        Response, Token,
     };
 
     use super::*;
@@ -262,21 +262,8 @@ mod tests {
     fn job(outcomes: &[Outcome], lost: u32) -> Job {
         let spec = JobSpec {
             kind: JobKind::Train,
-            name: String::new(),
-            config_json: String::new(),
-            config_hash: String::new(),
-            files: Vec::new(),
-            needs: Needs::default(),
             max_retries: 9,
-            time_limit: None,
-            checkpoints_to_keep: 0,
-            priority: 0,
-            retry_of: None,
-            from_start: false,
-            owner: String::new(),
-            after: Default::default(),
-            idempotency_key: None,
-            traceparent: String::new(),
+            ..JobSpec::noop("")
         };
         let mut job = Job::new(JobId(7), spec, Now::both(0));
         let attempt = |outcome: &Outcome| {

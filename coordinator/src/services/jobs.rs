@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use qlora_config::{LONGEST_NAME, ResolvedConfig, has_visible};
 use qlora_engine as domain;
-use qlora_engine::{Event, Needs};
+use qlora_engine::Event;
 use qlora_proto::job_service_server::JobService;
 use qlora_proto::*;
 use qlora_store::{By, Digest256, JobStore, LogRecord, StoreError, Wanted};
@@ -405,22 +405,9 @@ impl<S: JobStore> Services<S> {
         }
         match request.kind() {
             JobKind::Noop => Ok(domain::JobSpec {
-                kind: domain::JobKind::Noop,
-                name: request.name,
-                config_json: String::new(),
-                config_hash: String::new(),
-                files: Vec::new(),
-                needs: Needs::default(),
-                max_retries: 0,
-                time_limit: None,
-                checkpoints_to_keep: 0,
-                priority: 0,
-                retry_of: None,
-                from_start: false,
-                owner: String::new(),
-                after: domain::After::default(),
                 idempotency_key,
                 traceparent,
+                ..domain::JobSpec::noop(request.name)
             }),
             kind @ (JobKind::Train | JobKind::Eval) => {
                 let (kind, role) = match kind {

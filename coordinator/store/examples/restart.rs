@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use qlora_engine::{Engine, Job, JobId, JobKind, JobSpec, Limits, Needs, Now};
+use qlora_engine::{Engine, Job, JobId, JobKind, JobSpec, Limits, Now};
 use qlora_store::{ArtifactStore, Digest256, JobStore, SqliteStore, Write};
 use sha2::{Digest, Sha256};
 
@@ -55,20 +55,10 @@ async fn before(folder: &Path, digest: &Digest256, bytes: &[u8]) -> Result<(), B
 fn spec() -> JobSpec {
     JobSpec {
         kind: JobKind::Train,
-        name: "kept".into(),
         config_json: "{}".into(),
         config_hash: "SHA-256 of the configuration".into(),
-        files: Vec::new(),
-        needs: Needs::default(),
         max_retries: 2,
-        time_limit: None,
         checkpoints_to_keep: 2,
-        priority: 0,
-        retry_of: None,
-        from_start: false,
-        owner: String::new(),
-        after: Default::default(),
-        idempotency_key: None,
-        traceparent: String::new(),
+        ..JobSpec::noop("kept")
     }
 }

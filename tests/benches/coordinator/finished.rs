@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use qlora_client::Client;
 use qlora_engine::{
-    Attempt, AttemptEnd, Holder, Job, JobId, JobKind, JobSpec, JobState, Needs, Now, Outcome, Token,
+    Attempt, AttemptEnd, Holder, Job, JobId, JobSpec, JobState, Now, Outcome, Token,
 };
 use qlora_proto::{GetJobRequest, JobState as WireState, ListJobsRequest};
 use qlora_store::{JobStore, SqliteStore, Write};
@@ -133,22 +133,5 @@ fn ended(id: u64) -> Job {
 }
 
 fn spec() -> JobSpec {
-    JobSpec {
-        kind: JobKind::Noop,
-        name: "noop".into(),
-        config_json: String::new(),
-        config_hash: String::new(),
-        files: Vec::new(),
-        needs: Needs::default(),
-        max_retries: 0,
-        time_limit: None,
-        checkpoints_to_keep: 0,
-        priority: 0,
-        retry_of: None,
-        from_start: false,
-        owner: String::new(),
-        after: Default::default(),
-        idempotency_key: None,
-        traceparent: String::new(),
-    }
+    JobSpec::noop("noop")
 }

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
     use crate::ended::Used;
     use crate::ids::{Now, Token};
-    use crate::job::{JobKind, JobSpec};
+    use crate::job::JobSpec;
 
     fn job(id: u64, priority: i32, workers: usize) -> Job {
         let needs = Needs {
@@ -255,22 +255,9 @@ mod tests {
             ..Needs::default()
         };
         let spec = JobSpec {
-            kind: JobKind::Noop,
-            name: String::new(),
-            config_json: String::new(),
-            config_hash: String::new(),
-            files: Vec::new(),
             needs,
-            max_retries: 0,
-            time_limit: None,
-            checkpoints_to_keep: 0,
             priority,
-            retry_of: None,
-            from_start: false,
-            owner: String::new(),
-            after: Default::default(),
-            idempotency_key: None,
-            traceparent: String::new(),
+            ..JobSpec::noop("")
         };
         Job::new(JobId(id), spec, Now::both(10 * id))
     }

@@ -45,21 +45,10 @@ pub fn platform(device: DeviceClass, gib: u64) -> Box<Platform> {
 pub fn spec(name: &str) -> Box<JobSpec> {
     Box::new(JobSpec {
         kind: JobKind::Train,
-        name: name.into(),
         config_json: "{}".into(),
         config_hash: "hash".into(),
-        files: Vec::new(),
-        needs: Needs::default(),
         max_retries: 2,
-        time_limit: None,
-        checkpoints_to_keep: 0,
-        priority: 0,
-        retry_of: None,
-        from_start: false,
-        owner: String::new(),
-        after: Default::default(),
-        idempotency_key: None,
-        traceparent: String::new(),
+        ..JobSpec::noop(name)
     })
 }
 

@@ -3,28 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use qlora_engine::{
-    Artifact, ArtifactKind, DeviceClass, Event, JobKind, JobSpec, Needs, Outcome, Platform,
-    Progress, SessionId, Token,
+    Artifact, ArtifactKind, DeviceClass, Event, JobSpec, Outcome, Platform, Progress, SessionId,
+    Token,
 };
 
 pub fn submit(name: &str, key: Option<&str>) -> Event {
     let spec = JobSpec {
-        kind: JobKind::Noop,
-        name: name.into(),
-        config_json: String::new(),
-        config_hash: String::new(),
-        files: Vec::new(),
-        needs: Needs::default(),
-        max_retries: 0,
-        time_limit: None,
-        checkpoints_to_keep: 0,
-        priority: 0,
-        retry_of: None,
-        from_start: false,
-        owner: String::new(),
-        after: Default::default(),
         idempotency_key: key.map(str::to_owned),
-        traceparent: String::new(),
+        ..JobSpec::noop(name)
     };
     Event::Submit {
         spec: Box::new(spec),

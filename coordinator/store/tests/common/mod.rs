@@ -18,7 +18,6 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub fn job(id: u64) -> Job {
     let spec = JobSpec {
         kind: JobKind::Train,
-        name: format!("job {id}"),
         config_json: "{\"a\":1}".into(),
         config_hash: "h".into(),
         files: vec![File {
@@ -32,15 +31,7 @@ pub fn job(id: u64) -> Job {
             ..Needs::default()
         },
         max_retries: 1,
-        time_limit: None,
-        checkpoints_to_keep: 0,
-        priority: 0,
-        retry_of: None,
-        from_start: false,
-        owner: String::new(),
-        after: Default::default(),
-        idempotency_key: None,
-        traceparent: String::new(),
+        ..JobSpec::noop(format!("job {id}"))
     };
     Job::new(JobId(id), spec, Now::both(7))
 }
