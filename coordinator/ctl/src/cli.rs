@@ -69,8 +69,10 @@ impl Cli {
 /// Says that the command waits, once it has waited for long and the coordinator does not answer.
 async fn tell_of_silence(context: &Context) {
     tokio::time::sleep(SILENCE).await;
-    let address = &context.global.coordinator;
-    if context.has_client() && is_silent(address).await {
+    let Some(address) = context.called() else {
+        return;
+    };
+    if is_silent(address).await {
         context.say(format!(
             "waiting for an answer from {address}, which gives none so far"
         ));

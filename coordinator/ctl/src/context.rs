@@ -44,9 +44,9 @@ impl Context {
         self.client.get_or_try_init(make).await.cloned()
     }
 
-    /// Whether the command talks to a coordinator.
-    pub fn has_client(&self) -> bool {
-        self.client.initialized()
+    /// The address of the coordinator that the command talks to, where it talks to one.
+    pub fn called(&self) -> Option<&str> {
+        self.client.get().map(Client::current_address)
     }
 
     /// Turns the status of a failed call into an error with its way out.

@@ -4,9 +4,10 @@
 //! What a call comes to in the end is a matter of `status.rs`.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use qlora_client::{Address, several};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -57,50 +58,29 @@ async fn wait(address: &str, deadline: Instant, has_token: impl Fn() -> bool) ->
 
 /// Whether whoever is at `address` does not greet as a server does. One that refuses is not silent.
 pub async fn is_silent(address: &str) -> bool {
-    let greeted = timeout(GREETING, greeted(&host_and_port(address))).await;
-    greeted.is_err()
+    match Address::parse(address) {
+        Ok(address) => timeout(GREETING, greeted(&address)).await.is_err(),
+        Err(_) => false,
+    }
 }
 
-async fn greeted(address: &str) -> io::Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn greeted(address: &Address) -> io::Result<()> {
+    let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
     stream.write_all(HELLO).await?;
     let mut first = [0; 1];
     stream.read_exact(&mut first).await?;
     Ok(())
 }
 
-/// `address`, which may be a URL, as HOST:PORT.
-fn host_and_port(address: &str) -> String {
-    let plain = address
-        .split_once("://")
-        .map_or(address, |(_, behind)| behind);
-    let plain = plain.split('/').next().unwrap_or(plain);
-    let has_port = plain
-        .rsplit(']')
-        .next()
-        .is_some_and(|end| end.contains(':'));
-    if has_port {
-        plain.to_owned()
-    } else {
-        let port = if address.starts_with("https://") {
-            443
-        } else {
-            80
-        };
-        format!("{plain}:{port}")
-    }
-}
-
 /// The addresses that `address` stands for, where these are of this machine alone.
 fn on_loopback(address: &str) -> Option<Vec<SocketAddr>> {
-    let plain = host_and_port(address);
-    let (host, _) = plain.rsplit_once(':')?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let ip: Result<IpAddr, _> = host.parse();
-    if host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback()) {
-        return None;
-    }
-    Some(plain.to_socket_addrs().ok()?.collect())
+    let parsed = several(address).map(|one| Address::parse(one).ok().filter(Address::is_loopback));
+    let all: Option<Vec<Address>> = parsed.collect();
+    let places = all?
+        .into_iter()
+        .map(|one| (one.host, one.port).to_socket_addrs());
+    let found: Result<Vec<_>, _> = places.collect();
+    Some(found.ok()?.into_iter().flatten().collect())
 }
 
 /// Whether nobody listens at any of `addresses`.
@@ -169,19 +149,12 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_urls_name_a_host_and_a_port() {
-        for (address, wanted) in [
-            ("127.0.0.1:7070", "127.0.0.1:7070"),
-            ("http://host:1/path", "host:1"),
-            ("http://proxy", "proxy:80"),
-            ("https://proxy", "proxy:443"),
-            ("[::1]:7070", "[::1]:7070"),
-            ("http://[::1]", "[::1]:80"),
-        ] {
-            assert_eq!(host_and_port(address), wanted);
-        }
+    fn only_this_machine_is_waited_for() {
         assert!(on_loopback("[::1]:7070").is_some() && on_loopback("localhost:1").is_some());
-        assert!(on_loopback("10.0.0.5:7070").is_none() && on_loopback("host:1").is_none());
+        assert!(on_loopback("https://127.0.0.1:1,[::1]:2").is_some_and(|found| found.len() == 2));
+        for elsewhere in ["10.0.0.5:7070", "host:1", "127.0.0.1:1,host:1", "127.0.0.1"] {
+            assert!(on_loopback(elsewhere).is_none(), "{elsewhere}");
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The address of a coordinator as a person writes it: HOST:PORT, or a URL of http or https.
 
+use std::net::IpAddr;
+
 use tonic::transport::{Endpoint, Uri};
 
 /// Where a URL names no port.
@@ -24,6 +26,11 @@ pub struct Address {
     pub port: u16,
     /// Host and port as requests name them.
     pub authority: String,
+}
+
+/// The addresses of several coordinators, which a person writes with commas between them.
+pub fn several(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim)
 }
 
 impl Address {
@@ -51,6 +58,12 @@ impl Address {
             port,
             authority: format!("{host}:{port}"),
         })
+    }
+
+    /// Whether it is of this machine alone, by what it says.
+    pub fn is_loopback(&self) -> bool {
+        let ip: Result<IpAddr, _> = self.host.parse();
+        self.host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
     }
 }
 

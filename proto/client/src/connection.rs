@@ -15,7 +15,7 @@ use qlora_proto::worker_service_client::WorkerServiceClient;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Endpoint, Uri};
 
-use crate::address::{Address, Scheme};
+use crate::address::{Address, Scheme, several};
 use crate::credentials::Credentials;
 use crate::link::Link;
 use crate::link_fault::LinkFault;
@@ -108,9 +108,8 @@ impl Client {
         token_file: Option<&Path>,
         tls: &TlsFiles,
     ) -> Result<Self, ConnectError> {
-        let places: Result<Vec<Place>, ConnectError> = address
-            .split(',')
-            .map(|one| place(one.trim(), token_file, tls))
+        let places: Result<Vec<Place>, ConnectError> = several(address)
+            .map(|one| place(one, token_file, tls))
             .collect();
         let route = Route::new(places?);
         let service = || route.clone();
@@ -168,12 +167,12 @@ impl Client {
     /// The address of the page, with the key that opens it. Without a token the page asks for it.
     pub fn page(&self) -> String {
         let current = self.route.current();
-        let address = current.address.trim_end_matches('/');
-        let url = match address.contains("://") {
-            true => address.to_owned(),
-            false if current.link.is_tls() => format!("https://{address}"),
-            false => format!("http://{address}"),
+        let scheme = if current.link.is_tls() {
+            "https"
+        } else {
+            "http"
         };
+        let url = format!("{scheme}://{}", current.link.authority());
         match current.credentials.token() {
             Some(token) => format!("{url}/?token={}", token.page_key()),
             None => format!("{url}/"),

@@ -1,6 +1,6 @@
 //! What every caller of the coordinator needs: a connection with token and trace context to the one
-//! of several that leads, transfers of artifacts that resume where they were interrupted, and a safe way to print text
-//! from the wire. The caller decides what to call, and when.
+//! of several that leads, transfers of artifacts that resume where they were interrupted, and a safe
+//! way to print text from the wire. The caller decides what to call, and when.
 
 mod address;
 mod archive;
@@ -18,6 +18,7 @@ mod transfer_error;
 mod trust;
 mod unpack;
 
+pub use address::{Address, Scheme, several};
 pub use archive::Archive;
 pub use connection::{Client, ConnectError};
 pub use fault::Fault;

@@ -73,6 +73,11 @@ impl Link {
         self.last.get()
     }
 
+    /// Host and port as requests name them.
+    pub fn authority(&self) -> &str {
+        &self.address.authority
+    }
+
     /// Whether a connection that is made now is under TLS.
     pub fn is_tls(&self) -> bool {
         match &self.way {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, UdpSocket};
 
+use qlora_client::Address;
 use sysinfo::Networks;
 
 /// Where other workers reach this one.
@@ -60,10 +61,10 @@ impl Peers {
 
 /// This machine's address on the way to the coordinator; nothing is sent.
 fn on_the_way_to(coordinator: &str) -> Option<IpAddr> {
-    let bare = coordinator.rsplit("://").next().unwrap_or(coordinator);
+    let Address { host, port, .. } = Address::parse(coordinator).ok()?;
     let try_from = |own: &str| {
         let socket = UdpSocket::bind(own).ok()?;
-        socket.connect(bare).ok()?;
+        socket.connect((host.as_str(), port)).ok()?;
         Some(socket.local_addr().ok()?.ip())
     };
     try_from("0.0.0.0:0").or_else(|| try_from("[::]:0"))

@@ -10,6 +10,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
+use qlora_client::{Address, several};
 use qlora_planner::find;
 
 use super::error::ModelError;
@@ -58,8 +59,7 @@ impl Allowed {
     /// What `rules` allow; without any, what the place of the coordinator says, of several that of
     /// each.
     pub fn of(rules: &[Rule], coordinator: &str) -> Self {
-        let mut places = coordinator.split(',').map(str::trim);
-        if rules.is_empty() && places.all(is_this_machine) {
+        if rules.is_empty() && several(coordinator).all(is_this_machine) {
             return Self::Everything;
         }
         Self::Listed(rules.to_vec())
@@ -122,16 +122,7 @@ fn is_below(path: &Path, folder: &Path) -> bool {
 
 /// Whether `address`, HOST:PORT or a URL, is a loopback address.
 fn is_this_machine(address: &str) -> bool {
-    let bare = address.rsplit("://").next().unwrap_or(address);
-    let host = bare
-        .trim_end_matches('/')
-        .rsplit_once(':')
-        .map_or(bare, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
+    Address::parse(address).is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
