@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use qlora_client::Client;
@@ -140,6 +141,8 @@ pub struct World {
     /// Variables that every program gets.
     env: Vec<(String, String)>,
     workers: usize,
+    /// Workers that were started, each with a log of its own.
+    starts: AtomicUsize,
 }
 
 impl World {
@@ -193,6 +196,7 @@ impl World {
             args,
             env,
             workers: 0,
+            starts: AtomicUsize::new(0),
         }
     }
 
@@ -302,7 +306,8 @@ impl World {
             .chain(token)
             .chain(args.iter().copied())
             .collect();
-        let log = format!("{name}-{}.log", self.workers);
+        let start = self.starts.fetch_add(1, Relaxed);
+        let log = format!("{name}-{start}.log");
         let env = [("RAYON_NUM_THREADS".to_owned(), "1".to_owned())];
         let own_env = own_env
             .iter()

@@ -67,12 +67,6 @@ impl Proxy {
         self.back.set(true);
     }
 
-    /// From now on nothing arrives in either direction.
-    pub fn cut_both(&self) {
-        self.cut();
-        self.cut_back();
-    }
-
     /// What was sent while the way was cut arrives, and the way is whole.
     pub fn mend(&self) {
         self.forth.set(false);

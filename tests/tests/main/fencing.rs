@@ -102,22 +102,20 @@ fn a_worker_on_a_copied_state_folder_is_refused_and_its_original_trains_on() {
 
 /// So it is with one of a version that wrote no session down, after an upgrade.
 #[test]
-#[ignore = "passes alone, and fails beside many other tests for a reason that is not found yet"]
 fn a_worker_that_cannot_show_its_session_is_taken_once_its_lease_has_ended() {
     // Longer than a busy machine takes to start a worker.
     let world = World::new(&["--lease", "15"]);
     let state = world.path("state-of-a");
     let mut first = world.worker_in("a", &state, &[]);
-    wait_until("a registration", || {
-        Some(()).filter(|()| first.log().contains("registered"))
-    });
+    // Who was never heard after its registration may have lost the answer, and is taken at once.
+    world.ended(world.submit(&world.config("training: {max_steps: 1}"), &[]));
     first.kill();
     fs::remove_file(state.join("sessions.json")).expect("a session");
     let again = world.worker_in("a", &state, &[]);
-    wait_until("a registration", || {
-        let log = again.log();
-        Some(()).filter(|()| log.contains("trying again until") && log.contains("registered"))
+    let log = wait_until("a registration", || {
+        Some(again.log()).filter(|log| log.contains("registered"))
     });
+    assert!(log.contains("trying again until"), "{log}");
 }
 
 #[test]
@@ -145,14 +143,14 @@ fn a_training_process_ends_with_its_lease_though_its_agent_stands_still() {
 
 #[test]
 fn a_coordinator_that_stood_still_loses_nobody_for_it() {
-    let mut world = World::new(&["--lease", "2"]);
+    let mut world = World::new(&["--lease", "5"]);
     let worker = world.worker("a", &[]);
     wait_until("a worker", || {
         Some(()).filter(|()| worker.log().contains("registered"))
     });
     signal(world.coordinator.pid(), Signal::STOP);
     // Longer than two leases.
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    std::thread::sleep(std::time::Duration::from_secs(11));
     signal(world.coordinator.pid(), Signal::CONT);
     wait_until("word of it", || {
         Some(()).filter(|()| world.coordinator.log().contains("stood still"))

@@ -63,7 +63,7 @@ fn a_worker_that_is_told_to_stop_while_it_fetches_leaves_and_the_next_goes_on_wh
 
 #[test]
 fn a_hub_that_says_nothing_costs_no_lease_and_a_job_that_waits_for_it_is_let_go() {
-    let mut world = World::new(&["--lease", "2"]);
+    let mut world = World::new(&["--lease", "5"]);
     let hub = Hub::of(&world.path("tiny"));
     // Not even the list of files comes.
     hub.stand_still_after(0);
@@ -74,7 +74,7 @@ fn a_hub_that_says_nothing_costs_no_lease_and_a_job_that_waits_for_it_is_let_go(
         hub.stands_still().then_some(())
     });
     // Longer than two leases.
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(11));
     let job = world.job(id);
     assert_eq!(
         (&job["state"], job["attempts"].as_array().map(Vec::len)),

@@ -67,19 +67,4 @@ mod tests {
             assert_eq!(nearest(word), meant, "{word}");
         }
     }
-
-    #[test]
-    fn letters_that_are_missing_added_other_or_swapped_are_one_fault_each() {
-        for (a, b, faults) in [
-            ("", "ab", 2),
-            ("ab", "ab", 0),
-            ("ab", "ba", 1),
-            ("abc", "ac", 1),
-            ("ac", "abc", 1),
-            ("abd", "abc", 1),
-            ("kitten", "sitting", 3),
-        ] {
-            assert_eq!(strsim::osa_distance(a, b), faults, "{a} {b}");
-        }
-    }
 }

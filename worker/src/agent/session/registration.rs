@@ -146,7 +146,11 @@ impl Session {
                 message,
             }),
             Verdict::Over | Verdict::Refused => match self.taken.wait(status, Instant::now()) {
-                Some(true) => Ok(()),
+                // A coordinator that refuses is there.
+                Some(true) => {
+                    self.patient_until = None;
+                    Ok(())
+                }
                 Some(false) => Err(WorkerError::Refused {
                     message,
                     help: taken::HELP,

@@ -24,13 +24,14 @@ impl Taken {
         let passes = status.metadata().get(PASSES_AFTER)?.to_str().ok()?;
         let passes = Duration::from_millis(passes.parse::<u32>().ok()?.into());
         let until = *self.0.get_or_insert_with(|| {
+            // A coordinator that stands still meanwhile extends the lease.
+            let longest = 2 * passes;
             tracing::warn!(
                 "{}; trying again until that lease has ended, {} s at the most",
                 status.message(),
-                passes.as_secs()
+                longest.as_secs()
             );
-            // The coordinator looks a little later than the lease ends.
-            now + passes + passes / 4
+            now + longest
         });
         Some(now < until)
     }
@@ -53,16 +54,16 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_waited_for_a_lease_from_the_first_and_anew_after_a_success() {
+    fn a_refusal_is_waited_for_two_leases_from_the_first_and_anew_after_a_success() {
         let (mut taken, now) = (Taken::default(), Instant::now());
         let at = |ms| now + Duration::from_millis(ms);
         let status = refusal("4000");
         assert_eq!(taken.wait(&status, now), Some(true));
-        assert_eq!(taken.wait(&status, at(4_900)), Some(true));
-        assert_eq!(taken.wait(&status, at(5_000)), Some(false));
+        assert_eq!(taken.wait(&status, at(7_900)), Some(true));
+        assert_eq!(taken.wait(&status, at(8_000)), Some(false));
         taken.end();
         assert_eq!(taken.wait(&status, at(9_000)), Some(true));
-        assert_eq!(taken.wait(&status, at(14_000)), Some(false));
+        assert_eq!(taken.wait(&status, at(17_000)), Some(false));
     }
 
     #[test]
