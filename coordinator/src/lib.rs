@@ -3,6 +3,7 @@
 //! One address serves gRPC, the web page, `/metrics` and `/healthz`. State lies in one folder, or jobs
 //! in PostgreSQL: then further coordinators wait to take this one's place.
 
+mod artifacts;
 mod caller;
 mod cleaning;
 mod cli;
@@ -19,6 +20,7 @@ mod page;
 mod place;
 mod prune;
 mod runnable;
+mod secured;
 mod serve;
 mod services;
 mod setup;

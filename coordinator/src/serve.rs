@@ -1,6 +1,5 @@
 //! Starts everything in order, serves, and stops in order.
 
-use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -14,27 +13,25 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
-use qlora_access::{Token, Wire};
+use qlora_access::Token;
 use qlora_engine::Limits;
-use qlora_store::{
-    ArtifactError, ArtifactPlace, ArtifactStore, Candidate, Database, JobStore, SqliteStore,
-    StoreError,
-};
+use qlora_store::{Candidate, Database, JobStore, SqliteStore, StoreError};
 use qlora_telemetry::{Logs, Program};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::artifacts;
 use crate::cleaning;
 use crate::cli::Cli;
 use crate::doors::{self, Doors, Hosts};
 use crate::driver::Driver;
 use crate::error::{CallError, StartError};
 use crate::instruments::Instruments;
-use crate::listen::{self, Bounds, Configs};
+use crate::listen::{self, Bounds};
 use crate::page;
 use crate::place::Place;
+use crate::secured::{self, Secured};
 use crate::services::{self, Services};
 use crate::standby;
-use crate::tls::{Folder, Serving, Sources};
 use crate::tokens::{self, Tokens};
 use crate::usage::Disk;
 
@@ -44,7 +41,7 @@ const REFRESH: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What a start works with, whichever store holds the jobs.
-struct Setup {
+struct Start {
     cli: Cli,
     folder: PathBuf,
     token: Token,
@@ -70,7 +67,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
         .map(Token::read_strong)
         .transpose()?;
     let folder = cli.state_folder().ok_or(StartError::NoStateFolder)?;
-    let sources = tls_sources(&cli, &folder)?;
+    let sources = secured::sources(&cli, &folder)?;
     let database = cli.database()?;
     let program = Program {
         name: "qlora-coordinator",
@@ -92,7 +89,7 @@ pub async fn run(cli: Cli) -> Result<(), StartError> {
             Keeping::Shared(database)
         }
     };
-    let setup = Setup {
+    let setup = Start {
         token: given.map_or_else(|| Token::keep(&folder), Ok)?,
         cli,
         folder,
@@ -119,7 +116,7 @@ fn make_folder(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// The state folder is this coordinator's, and nobody else's.
-async fn alone(setup: &Setup, store: SqliteStore) -> Result<(), StartError> {
+async fn alone(setup: &Start, store: SqliteStore) -> Result<(), StartError> {
     let services = start(setup, Arc::new(store)).await?;
     // From here on, since whoever learns the address below may ask to stop at once.
     let stop = shutdown_signal()?;
@@ -129,7 +126,7 @@ async fn alone(setup: &Setup, store: SqliteStore) -> Result<(), StartError> {
 
 /// Others may lead with the same database: this one waits until none does, and ends as soon as it
 /// is not the leader any more.
-async fn among_others(setup: &Setup, database: Database) -> Result<(), StartError> {
+async fn among_others(setup: &Start, database: Database) -> Result<(), StartError> {
     let mut stop = shutdown_signal()?;
     let place = take_place(setup).await?;
     let advertised = setup.cli.advertised(place.address);
@@ -152,7 +149,7 @@ async fn among_others(setup: &Setup, database: Database) -> Result<(), StartErro
     }
 }
 
-async fn take_place(setup: &Setup) -> Result<Place, StartError> {
+async fn take_place(setup: &Start) -> Result<Place, StartError> {
     let cli = &setup.cli;
     let default = || Token::path(&setup.folder);
     let token_file = cli.token_file.clone().unwrap_or_else(default);
@@ -167,9 +164,9 @@ async fn take_place(setup: &Setup) -> Result<Place, StartError> {
 }
 
 /// Reads the state, and starts the driver on it.
-async fn start<S: JobStore>(setup: &Setup, store: Arc<S>) -> Result<Services<S>, StartError> {
+async fn start<S: JobStore>(setup: &Start, store: Arc<S>) -> Result<Services<S>, StartError> {
     let tokens = Tokens::new(setup.token.clone(), &store.tokens().await?);
-    let artifacts = open_artifacts(setup.cli.artifacts.as_ref(), &setup.folder).await?;
+    let artifacts = artifacts::open(setup.cli.artifacts.as_ref(), &setup.folder).await?;
     let limits = Limits {
         lease: setup.cli.lease.as_millis() as u64,
         max_running_per_user: setup.cli.max_running_per_user,
@@ -193,7 +190,7 @@ async fn start<S: JobStore>(setup: &Setup, store: Arc<S>) -> Result<Services<S>,
 
 /// Serves until `stop`.
 async fn lead<S: JobStore>(
-    setup: &Setup,
+    setup: &Start,
     services: Services<S>,
     place: Place,
     stop: Stop,
@@ -213,79 +210,6 @@ async fn lead<S: JobStore>(
     listen::serve(listener, router, setup.bounds, configs, stop, GRACE).await;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Opens the artifacts at `place`, or in the state folder `folder`, which also has the records of
-/// uploads to a bucket.
-async fn open_artifacts(
-    place: Option<&ArtifactPlace>,
-    folder: &Path,
-) -> Result<ArtifactStore, ArtifactError> {
-    let own = folder.join("artifacts");
-    match place {
-        None => ArtifactStore::open(&own).await,
-        Some(ArtifactPlace::Folder(other)) => ArtifactStore::open(other).await,
-        Some(ArtifactPlace::Bucket(place)) => {
-            let read = |(name, value): (OsString, OsString)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            };
-            let variables: Vec<_> = std::env::vars_os().filter_map(read).collect();
-            let records = folder.join("uploads");
-            let store = ArtifactStore::open_bucket(place, &records, &variables).await?;
-            if std::fs::read_dir(own.join("sha256")).is_ok_and(|mut all| all.next().is_some()) {
-                tracing::warn!(
-                    "artifacts in {} are not looked for there any more; copy the folder sha256 in it to {place}/sha256",
-                    own.display()
-                );
-            }
-            Ok(store)
-        }
-    }
-}
-
-/// What other parts need to know of TLS.
-struct Secured {
-    configs: Option<Configs>,
-    wire: Wire,
-    asks_workers: bool,
-}
-
-impl Secured {
-    /// Reads the files, and reads them again whenever the process is told to.
-    fn start(sources: Option<Sources>) -> Result<Self, StartError> {
-        let Some(sources) = sources else {
-            return Ok(Self {
-                configs: None,
-                wire: Wire::Plain,
-                asks_workers: false,
-            });
-        };
-        let serving = Serving::start(sources)?;
-        let secured = Self {
-            configs: Some(serving.configs()),
-            wire: serving.wire(),
-            asks_workers: serving.asks_workers(),
-        };
-        tokio::spawn(serving.keep_fresh().map_err(StartError::Serve)?);
-        Ok(secured)
-    }
-}
-
-/// The files of TLS. None where the coordinator is to serve without.
-///
-/// # Errors
-/// Other machines would reach it without TLS, and nobody has said that they may.
-fn tls_sources(cli: &Cli, folder: &Path) -> Result<Option<Sources>, StartError> {
-    if cli.insecure_no_tls {
-        return Ok(None);
-    }
-    let sources = Sources::find(cli.given_tls(), &Folder::of(folder))?;
-    if sources.is_none() && !cli.listen.ip().is_loopback() {
-        return Err(StartError::Unencrypted {
-            address: cli.listen,
-        });
-    }
-    Ok(sources)
 }
 
 /// Waits for a signal to stop, from this call on: one that comes before it is awaited is kept.

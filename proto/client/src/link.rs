@@ -80,15 +80,7 @@ impl Link {
 
     /// Whether a connection that is made now is under TLS.
     pub fn is_tls(&self) -> bool {
-        match &self.way {
-            Way::Plain => false,
-            Way::Tls(_) => true,
-            Way::Recorded(search) => match search.wire() {
-                Some(Wire::Tls { .. }) => true,
-                Some(Wire::Plain) => self.address.scheme == Scheme::Https,
-                None => self.asks_for_tls(),
-            },
-        }
+        !matches!(self.config(), Ok(None))
     }
 
     /// Whether TLS is asked for where no record says how the coordinator speaks.
