@@ -12,6 +12,7 @@ mod artifacts;
 mod bounds;
 mod error;
 mod memory;
+mod named;
 mod page;
 mod postgres;
 mod records;

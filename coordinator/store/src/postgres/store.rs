@@ -1,11 +1,10 @@
 //! The database, as long as this process leads.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use qlora_engine::{Job, JobId};
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::PgPool;
 
 use super::database::Database;
 use super::fault::not_read;
@@ -14,15 +13,13 @@ use super::leadership::{Leadership, Watched};
 use super::writer::Writer;
 use crate::bounds::Bounds;
 use crate::error::StoreError;
+use crate::named::{Named, mark_told};
 use crate::page::{Page, Wanted};
 use crate::records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
     Unreadable, Write,
 };
-use crate::rows::{self, Columns};
-
-/// Rows that cannot be read and are named in the log; further ones are passed over in silence.
-const NAMED: usize = 1000;
+use crate::rows;
 
 /// Jobs and all that belongs to them, of whoever leads.
 pub struct PostgresStore {
@@ -32,8 +29,7 @@ pub struct PostgresStore {
     leadership: Leadership,
     /// Bytes of the database when they were asked for last.
     size: Arc<AtomicU64>,
-    /// Rows that the log has named: a page that renews itself must not fill it.
-    named: Mutex<HashSet<String>>,
+    named: Named,
     /// Holds the lock until the store is dropped.
     _watched: Watched,
 }
@@ -52,7 +48,7 @@ impl PostgresStore {
             readers,
             leadership,
             size: Arc::default(),
-            named: Mutex::default(),
+            named: Named::default(),
             _watched: watched,
         };
         let size = size(&store.readers).await.map_err(|e| store.unread(e))?;
@@ -79,55 +75,15 @@ impl PostgresStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.unread(e))?;
-        let told: HashSet<(Option<JobId>, String)> = rows
-            .iter()
-            .map(|row| rows::entry(row).value)
-            .map(|entry| (entry.job, entry.text))
-            .collect();
-        for found in unreadable {
-            found.told = told.contains(&(Some(found.job), found.fault.clone()));
-        }
+        mark_told(&rows, unreadable);
         Ok(())
-    }
-
-    /// Says once that `what` cannot be read.
-    fn name(&self, what: &str, fault: &str) {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        if named.len() < NAMED && named.insert(what.to_owned()) {
-            tracing::error!("{what} in the database cannot be read: {fault}");
-        }
-    }
-
-    /// Reads every row with `read`; where it finds a fault, what is left of the row is shown and
-    /// the row is named.
-    fn read<T>(
-        &self,
-        rows: &[PgRow],
-        what: &str,
-        read: impl Fn(&PgRow) -> rows::Read<T>,
-    ) -> Vec<T> {
-        let each = |row: &PgRow| {
-            let rows::Read { value, fault } = read(row);
-            if let Some(fault) = fault {
-                let seq = row.number("seq").ok().flatten().unwrap_or_default();
-                self.name(&format!("{what} {seq}"), &fault);
-            }
-            value
-        };
-        rows.iter().map(each).collect()
     }
 
     async fn load_drains(&self, stored: &mut Stored) -> Result<(), sqlx::Error> {
         let rows = sqlx::query("SELECT worker, unix_ms, reason FROM drains")
             .fetch_all(&self.readers)
             .await?;
-        for row in &rows {
-            let rows::Read { value, fault } = rows::drain(row);
-            if let Some(fault) = fault {
-                self.name(&format!("the drain of worker {}", value.0), &fault);
-            }
-            stored.drains.extend([value]);
-        }
+        self.named.drains(&rows, stored);
         Ok(())
     }
 }
@@ -190,13 +146,7 @@ impl JobStore for PostgresStore {
         let found = jobs::numbers(&self.readers, wanted, position(wanted.before.0)).await;
         let (ids, next) = wanted.cut(found.map_err(|e| self.unread(e))?);
         let rows = jobs::rows_of(&self.readers, &ids).await;
-        let readable = |row: &PgRow| match rows::asked(row) {
-            Err(StoreError::Unreadable { what, fault }) => {
-                self.name(&what, &fault);
-                None
-            }
-            other => other.ok(),
-        };
+        let readable = |row| self.named.readable(rows::asked(row));
         let rows = rows.map_err(|e| self.unread(e))?;
         let jobs = rows.iter().filter_map(readable).collect();
         Ok(Page { jobs, next })
@@ -216,7 +166,9 @@ impl JobStore for PostgresStore {
                 .fetch_all(&self.readers)
                 .await
                 .map_err(|e| self.unread(e))?;
-        Ok(self.read(&rows, &format!("job {job}'s point"), rows::metric))
+        Ok(self
+            .named
+            .read(&rows, &format!("job {job}'s point"), rows::metric))
     }
 
     async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
@@ -229,7 +181,9 @@ impl JobStore for PostgresStore {
         .fetch_all(&self.readers)
         .await
         .map_err(|e| self.unread(e))?;
-        Ok(self.read(&rows, &format!("job {job}'s log line"), rows::log))
+        Ok(self
+            .named
+            .read(&rows, &format!("job {job}'s log line"), rows::log))
     }
 
     async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
@@ -240,7 +194,9 @@ impl JobStore for PostgresStore {
                 .fetch_all(&self.readers)
                 .await
                 .map_err(|e| self.unread(e))?;
-        let mut lines = self.read(&rows, &format!("job {job}'s log line"), rows::log);
+        let mut lines = self
+            .named
+            .read(&rows, &format!("job {job}'s log line"), rows::log);
         lines.reverse();
         Ok(lines)
     }
@@ -282,7 +238,7 @@ impl JobStore for PostgresStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.unread(e))?;
-        Ok(self.read(&rows, "journal entry", rows::entry))
+        Ok(self.named.read(&rows, "journal entry", rows::entry))
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
@@ -290,14 +246,7 @@ impl JobStore for PostgresStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.unread(e))?;
-        let each = |row: &PgRow| {
-            let rows::Read { value, fault } = rows::token(row);
-            if let Some(fault) = fault {
-                self.name(&format!("token {}", value.id), &fault);
-            }
-            value
-        };
-        Ok(rows.iter().map(each).collect())
+        Ok(self.named.tokens(&rows))
     }
 
     async fn put_config(
@@ -352,13 +301,7 @@ impl JobStore for PostgresStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.unread(e))?;
-        let readable = |row: &PgRow| match rows::config(row) {
-            Err(StoreError::Unreadable { what, fault }) => {
-                self.name(&what, &fault);
-                None
-            }
-            other => other.ok(),
-        };
+        let readable = |row| self.named.readable(rows::config(row));
         Ok(rows.iter().filter_map(readable).collect())
     }
 }

@@ -7,23 +7,20 @@ mod migrate;
 mod writer;
 mod writes;
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use fs4::fs_std::FileExt;
 use qlora_engine::{Job, JobId};
-use sqlx::Row;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
 use self::writer::Writer;
 use crate::bounds::Bounds;
 use crate::error::{DATABASE, StoreError, not_read};
+use crate::named::{Named, mark_told};
 use crate::page::{Page, Wanted};
 use crate::records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
@@ -31,16 +28,12 @@ use crate::records::{
 };
 use crate::rows;
 
-/// Rows that cannot be read and are named in the log; further ones are passed over in silence.
-const NAMED: usize = 1000;
-
 /// The database `qlora.db` in a state folder.
 pub struct SqliteStore {
     folder: PathBuf,
     writer: Writer,
     readers: SqlitePool,
-    /// Rows that the log has named: a page that renews itself must not fill it.
-    named: Mutex<HashSet<String>>,
+    named: Named,
     /// Held locked, so that no second coordinator opens the folder.
     _lock: File,
 }
@@ -92,7 +85,7 @@ impl SqliteStore {
             folder: folder.into(),
             writer,
             readers,
-            named: Mutex::default(),
+            named: Named::default(),
             _lock: lock,
         })
     }
@@ -111,42 +104,8 @@ impl SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.unread(e))?;
-        let told: HashSet<(Option<JobId>, String)> = rows
-            .iter()
-            .map(|row| rows::entry(row).value)
-            .map(|entry| (entry.job, entry.text))
-            .collect();
-        for found in unreadable {
-            found.told = told.contains(&(Some(found.job), found.fault.clone()));
-        }
+        mark_told(&rows, unreadable);
         Ok(())
-    }
-
-    /// Says once that `what` cannot be read.
-    fn name(&self, what: &str, fault: &str) {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        if named.len() < NAMED && named.insert(what.to_owned()) {
-            tracing::error!("{what} in the database cannot be read: {fault}");
-        }
-    }
-
-    /// Reads every row with `read`; where it finds a fault, what is left of the row is shown and
-    /// the row is named.
-    fn read<T>(
-        &self,
-        rows: &[SqliteRow],
-        what: &str,
-        read: impl Fn(&SqliteRow) -> rows::Read<T>,
-    ) -> Vec<T> {
-        let each = |row: &SqliteRow| {
-            let rows::Read { value, fault } = read(row);
-            if let Some(fault) = fault {
-                let seq: i64 = row.try_get("seq").unwrap_or_default();
-                self.name(&format!("{what} {seq}"), &fault);
-            }
-            value
-        };
-        rows.iter().map(each).collect()
     }
 }
 
@@ -173,13 +132,8 @@ impl JobStore for SqliteStore {
         let rows = sqlx::query("SELECT worker, unix_ms, reason FROM drains")
             .fetch_all(&self.readers)
             .await;
-        for row in rows.map_err(|e| self.unread(e))? {
-            let rows::Read { value, fault } = rows::drain(&row);
-            if let Some(fault) = fault {
-                self.name(&format!("the drain of worker {}", value.0), &fault);
-            }
-            stored.drains.extend([value]);
-        }
+        let rows = rows.map_err(|e| self.unread(e))?;
+        self.named.drains(&rows, &mut stored);
         let counters = sqlx::query("SELECT job, token FROM counters")
             .fetch_one(&self.readers)
             .await;
@@ -208,13 +162,7 @@ impl JobStore for SqliteStore {
         let found = jobs::numbers(&self.readers, wanted, position(wanted.before.0)).await;
         let (ids, next) = wanted.cut(found.map_err(|e| self.unread(e))?);
         let rows = jobs::rows_of(&self.readers, &ids).await;
-        let readable = |row: &SqliteRow| match rows::asked(row) {
-            Err(StoreError::Unreadable { what, fault }) => {
-                self.name(&what, &fault);
-                None
-            }
-            other => other.ok(),
-        };
+        let readable = |row| self.named.readable(rows::asked(row));
         let rows = rows.map_err(|e| self.unread(e))?;
         let jobs = rows.iter().filter_map(readable).collect();
         Ok(Page { jobs, next })
@@ -234,7 +182,9 @@ impl JobStore for SqliteStore {
                 .fetch_all(&self.readers)
                 .await
                 .map_err(|e| self.unread(e))?;
-        Ok(self.read(&rows, &format!("job {job}'s point"), rows::metric))
+        Ok(self
+            .named
+            .read(&rows, &format!("job {job}'s point"), rows::metric))
     }
 
     async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
@@ -247,7 +197,9 @@ impl JobStore for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(|e| self.unread(e))?;
-        Ok(self.read(&rows, &format!("job {job}'s log line"), rows::log))
+        Ok(self
+            .named
+            .read(&rows, &format!("job {job}'s log line"), rows::log))
     }
 
     async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
@@ -258,7 +210,9 @@ impl JobStore for SqliteStore {
                 .fetch_all(&self.readers)
                 .await
                 .map_err(|e| self.unread(e))?;
-        let mut lines = self.read(&rows, &format!("job {job}'s log line"), rows::log);
+        let mut lines = self
+            .named
+            .read(&rows, &format!("job {job}'s log line"), rows::log);
         lines.reverse();
         Ok(lines)
     }
@@ -291,7 +245,7 @@ impl JobStore for SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.unread(e))?;
-        Ok(self.read(&rows, "journal entry", rows::entry))
+        Ok(self.named.read(&rows, "journal entry", rows::entry))
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
@@ -299,14 +253,7 @@ impl JobStore for SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.unread(e))?;
-        let each = |row| {
-            let rows::Read { value, fault } = rows::token(row);
-            if let Some(fault) = fault {
-                self.name(&format!("token {}", value.id), &fault);
-            }
-            value
-        };
-        Ok(rows.iter().map(each).collect())
+        Ok(self.named.tokens(&rows))
     }
 
     async fn put_config(
@@ -361,13 +308,7 @@ impl JobStore for SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|e| self.unread(e))?;
-        let readable = |row| match rows::config(row) {
-            Err(StoreError::Unreadable { what, fault }) => {
-                self.name(&what, &fault);
-                None
-            }
-            other => other.ok(),
-        };
+        let readable = |row| self.named.readable(rows::config(row));
         Ok(rows.iter().filter_map(readable).collect())
     }
 }
