@@ -12,7 +12,9 @@ use std::time::Duration;
 use common::{LIMIT, database, entry, job, lead, leads, line};
 use postgres::Postgres;
 use qlora_engine::JobId;
-use qlora_store::{Bounds, Campaign, Candidate, JobStore, PostgresStore, StoreError, Write};
+use qlora_store::{
+    Bounds, Campaign, Candidate, JobStore, PostgresStore, StoreError, TokenRecord, Write,
+};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
 
@@ -269,6 +271,48 @@ async fn a_backup_is_restored_with_everything_and_is_the_same_coordinator() {
     // A text of PostgreSQL holds no NUL.
     assert_eq!(lines[0].text, "a\u{2400}b");
     restored.apply(save(2)).await.expect("a write");
+}
+
+/// A text of PostgreSQL holds no NUL. SQLite keeps it, so that this is not of the conformance suite.
+#[tokio::test]
+async fn a_nul_in_a_name_a_role_or_a_kind_is_stored_as_its_symbol() {
+    let server = Postgres::start();
+    let store = lead(&server.database("jobs"), Bounds::default()).await;
+    let token = TokenRecord {
+        id: 1,
+        name: "a\0b".into(),
+        role: "c\0d".into(),
+        hash: "h".into(),
+        page_hash: "p".into(),
+        created_unix_ms: 1,
+        expires_unix_ms: None,
+        revoked_unix_ms: None,
+        used_day: None,
+    };
+    let writes = vec![
+        Write::AddToken(Box::new(token)),
+        Write::Journal(entry("e\0f")),
+    ];
+    store.apply(writes).await.expect("writes");
+    let tokens = store.tokens().await.expect("tokens");
+    let texts = [tokens[0].name.as_str(), &tokens[0].role];
+    assert_eq!(texts, ["a\u{2400}b", "c\u{2400}d"]);
+    let journal = store.journal(0, 10).await.expect("the journal");
+    assert_eq!(journal[0].kind, "e\u{2400}f");
+
+    let name = "g\0h";
+    let missing = store.config(name, 0).await;
+    assert!(matches!(missing, Err(StoreError::NoConfig { .. })));
+    for (yaml, revision) in [("one", 1), ("two", 2), ("two", 2)] {
+        let made = store.put_config(name, yaml, yaml, 1, None).await;
+        let made = made.expect("a revision");
+        assert_eq!(
+            (made.name.as_str(), made.revision),
+            ("g\u{2400}h", revision)
+        );
+        assert_eq!(store.config(name, 0).await.expect("a config"), made);
+    }
+    assert_eq!(store.configs(Some(name)).await.expect("configs").len(), 2);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use super::fault::not_read;
 use super::jobs;
 use super::leadership::{Leadership, Watched};
 use super::writer::Writer;
+use super::writes::writable;
 use crate::bounds::Bounds;
 use crate::error::StoreError;
 use crate::named::{Named, mark_told};
@@ -276,7 +277,7 @@ impl JobStore for PostgresStore {
         let row = sqlx::query(
             "SELECT * FROM configs WHERE name = $1 AND ($2 = 0 OR revision = $2) ORDER BY revision DESC LIMIT 1",
         )
-        .bind(name)
+        .bind(writable(name).into_owned())
         .bind(position(revision))
         .fetch_optional(&self.readers)
         .await
@@ -290,9 +291,8 @@ impl JobStore for PostgresStore {
 
     async fn configs(&self, name: Option<&str>) -> Result<Vec<ConfigRevision>, StoreError> {
         let query = match name {
-            Some(name) => {
-                sqlx::query("SELECT * FROM configs WHERE name = $1 ORDER BY revision").bind(name)
-            }
+            Some(name) => sqlx::query("SELECT * FROM configs WHERE name = $1 ORDER BY revision")
+                .bind(writable(name).into_owned()),
             None => sqlx::query(
                 "SELECT c.* FROM configs c WHERE revision = (SELECT MAX(revision) FROM configs WHERE name = c.name) ORDER BY name",
             ),

@@ -14,8 +14,9 @@ use crate::records::{
 };
 use crate::rows;
 
-/// PostgreSQL's texts hold every character but NUL: the symbol for it stands in.
-fn writable(text: &str) -> Cow<'_, str> {
+/// PostgreSQL's texts hold every character but NUL: the symbol for it stands in, and is what is
+/// looked for.
+pub(super) fn writable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         text.replace('\0', "\u{2400}").into()
     } else {
@@ -229,7 +230,7 @@ impl Transaction<'_> {
         )
         .bind(token.id as i64)
         .bind(writable(&token.name).into_owned())
-        .bind(token.role.clone())
+        .bind(writable(&token.role).into_owned())
         .bind(token.hash.clone())
         .bind(token.page_hash.clone())
         .bind(token.created_unix_ms as i64)
@@ -254,7 +255,7 @@ impl Transaction<'_> {
         .bind(entry.unix_ms as i64)
         .bind(entry.job.map(|job| job.0 as i64))
         .bind(entry.worker.as_deref().map(|name| writable(name).into_owned()))
-        .bind(entry.kind.clone())
+        .bind(writable(&entry.kind).into_owned())
         .bind(writable(&entry.text).into_owned())
         .bind(of_by(|by| &by.who))
         .bind(of_by(|by| &by.from))
@@ -276,6 +277,8 @@ impl Transaction<'_> {
         made: ConfigRevision,
         by: Option<By>,
     ) -> Result<(ConfigRevision, bool), StoreError> {
+        let name = writable(&made.name).into_owned();
+        let made = ConfigRevision { name, ..made };
         let newest =
             sqlx::query("SELECT * FROM configs WHERE name = $1 ORDER BY revision DESC LIMIT 1")
                 .bind(made.name.clone())
