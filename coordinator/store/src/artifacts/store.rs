@@ -125,10 +125,6 @@ impl ArtifactStore {
     /// What there is of an artifact. In a folder its bytes are hashed if they were not before; in
     /// a bucket they are hashed when they are read.
     pub async fn look(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
-        let received = match &self.backend {
-            Backend::Folder(folder) => folder.resting_bytes(digest),
-            Backend::Bucket(bucket) => bucket.resting_bytes(digest),
-        };
         Ok(match self.find(digest).await? {
             Found::Right { bytes } => ArtifactStat {
                 complete: true,
@@ -138,14 +134,22 @@ impl ArtifactStore {
             Found::Nothing => ArtifactStat {
                 complete: false,
                 damaged: false,
-                size: received,
+                size: self.resting_bytes(digest),
             },
             Found::Damaged { .. } => ArtifactStat {
                 complete: false,
                 damaged: true,
-                size: received,
+                size: self.resting_bytes(digest),
             },
         })
+    }
+
+    /// Bytes of the upload that can be gone on with.
+    fn resting_bytes(&self, digest: &Digest256) -> u64 {
+        match &self.backend {
+            Backend::Folder(folder) => folder.resting_bytes(digest),
+            Backend::Bucket(bucket) => bucket.resting_bytes(digest),
+        }
     }
 
     /// Removes an artifact that no job needs any more, unless somebody was told within a day that
