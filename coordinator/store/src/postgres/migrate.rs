@@ -10,7 +10,7 @@ use crate::error::StoreError;
 /// Every version of the schema, oldest first.
 const MIGRATIONS: [&str; 2] = [
     include_str!("../../migrations/postgres/0001_start.sql"),
-    include_str!("../../migrations/postgres/0007_ended_jobs.sql"),
+    include_str!("../../migrations/postgres/0002_ended_jobs.sql"),
 ];
 
 /// The database counts the versions that it has.

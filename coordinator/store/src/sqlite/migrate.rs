@@ -13,7 +13,7 @@ const MIGRATIONS: [&str; 6] = [
     include_str!("../../migrations/0003_identity.sql"),
     include_str!("../../migrations/0004_drains.sql"),
     include_str!("../../migrations/0005_tokens.sql"),
-    include_str!("../../migrations/0007_ended_jobs.sql"),
+    include_str!("../../migrations/0006_ended_jobs.sql"),
 ];
 
 /// Takes all steps that are missing, or none.

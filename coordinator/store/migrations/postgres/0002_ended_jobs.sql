@@ -1,4 +1,4 @@
--- As SQLite's step of the same number. Lists are by state and number. Rows of earlier versions have '' until the program that
+-- As SQLite's step 0006. Lists are by state and number. Rows of earlier versions have '' until the program that
 -- leads has read them, and rows that cannot be read have it for good.
 ALTER TABLE jobs ADD COLUMN state TEXT COLLATE "C" NOT NULL DEFAULT '';
 CREATE INDEX jobs_by_state ON jobs (state, id);
