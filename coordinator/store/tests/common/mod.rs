@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use qlora_engine::{File, Holder, Job, JobId, JobKind, JobSpec, Needs, Now, SessionId};
+use qlora_engine::{
+    CallScores, File, Holder, Job, JobId, JobKind, JobSpec, Needs, Now, Progress, Scores, SessionId,
+};
 use qlora_store::{
     Bounds, Campaign, Candidate, Database, Digest256, JournalEntry, LogRecord, MetricRecord,
     PostgresStore,
@@ -34,6 +36,49 @@ pub fn job(id: u64) -> Job {
         ..JobSpec::noop(format!("job {id}"))
     };
     Job::new(JobId(id), spec, Now::both(7))
+}
+
+/// A job all of whose measured values are `v`.
+pub fn measuring(id: u64, v: f64) -> Job {
+    let calls = CallScores {
+        rows: u64::MAX,
+        valid_json: v,
+        schema_valid: v,
+        names_match: v,
+        exact_match: v,
+    };
+    let scores = Scores {
+        rows: 1,
+        tokens: u64::MAX,
+        loss: v,
+        perplexity: v,
+        calls: Some(calls),
+    };
+    let progress = Progress {
+        step: u64::MAX,
+        loss: Some(v),
+        learning_rate: Some(v),
+        tokens_per_second: Some(v),
+        first_evaluation: Some(v),
+        last_evaluation: Some(v),
+        seconds_left: Some(v),
+        scores: Some(scores),
+        ..Progress::default()
+    };
+    let mut made = job(id);
+    made.spec.needs = Needs {
+        memory_fraction: Some(v),
+        ..Needs::default()
+    };
+    Job { progress, ..made }
+}
+
+/// Whether `text` is 128 bits as hex text.
+pub fn is_identity(text: &str) -> bool {
+    text.len() == 32
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 pub fn holder(worker: &str) -> Holder {
