@@ -15,14 +15,14 @@ mod tokens;
 mod whole;
 
 use bounds::{BOUNDS, trims};
-use common::lead;
+use common::{database, lead, leads};
 use cut_off::cuts_off;
-use drains::keeps_drains;
+use drains::{are_still_drained, keeps_drains};
 use lists::lists;
 use postgres::Postgres;
-use qlora_store::{Bounds, JobStore};
+use qlora_store::{Bounds, Candidate, JobStore};
 use removal::{forgets_records, removes};
-use tokens::keeps_tokens;
+use tokens::{are_still_revoked, keeps_tokens};
 use whole::conforms;
 
 /// All of the suite, each part in a database of its own.
@@ -38,6 +38,13 @@ async fn postgres_conforms() {
     forgets_records(sized).await;
     cuts_off(store("cuts").await).await;
     lists(&store("lists").await).await;
+    // The store of before is dropped: what it kept is there for whoever leads next.
+    let again = async |name: &str| {
+        let mut candidate = Candidate::new(database(&server.url(name)));
+        leads(&mut candidate, "b:1").await
+    };
     keeps_drains(&store("drains").await).await;
+    are_still_drained(&again("drains").await).await;
     keeps_tokens(&store("tokens").await).await;
+    are_still_revoked(&again("tokens").await).await;
 }
