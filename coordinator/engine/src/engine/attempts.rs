@@ -248,46 +248,42 @@ impl Engine {
         self.time_limits.remove(&token);
         self.release_all(id, token, effects);
         let limits = self.limits;
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let ended = self.move_on(id, |job| {
+            if let Some(attempt) = job.attempt_mut(token) {
+                attempt.end = Some(AttemptEnd {
+                    at: now.wall,
+                    outcome,
+                    message: ending.message.clone(),
+                    code: ending.code.clone(),
+                });
+            }
+            match outcome {
+                Outcome::Failed => job.failures += 1,
+                Outcome::Lost if ending.counts => job.lost_in_a_row += 1,
+                _ => {}
+            }
+            let next = next_state(job, now, &ending, limits);
+            let told = told(job, &next, &ending, now);
+            job.progress.phase = next.word().into();
+            job.progress.seconds_left = None;
+            job.state = next;
+            told
+        });
+        let Some((kind, text)) = ended else {
             return;
         };
-        self.shares.take(job);
-        if let Some(attempt) = job.attempt_mut(token) {
-            attempt.end = Some(AttemptEnd {
-                at: now.wall,
-                outcome,
-                message: ending.message.clone(),
-                code: ending.code.clone(),
-            });
-        }
-        match outcome {
-            Outcome::Failed => job.failures += 1,
-            Outcome::Lost if ending.counts => job.lost_in_a_row += 1,
-            _ => {}
-        }
-        let next = next_state(job, now, &ending, limits);
-        let (kind, text) = told(job, &next, &ending, now);
-        job.progress.phase = next.word().into();
-        job.progress.seconds_left = None;
-        job.state = next;
-        self.shares.add(job);
-        let (requeued, is_final) = (
-            matches!(job.state, JobState::Queued { .. }),
-            job.state.is_final(),
-        );
         effects.push(Effect::record(Some(id), None, kind, text));
         effects.push(Effect::Save(id));
         if outcome == Outcome::Succeeded {
             self.attribute_failures(id, token, effects);
         }
-        if requeued {
-            if let Some(job) = self.jobs.get(&id) {
+        match self.jobs.get(&id) {
+            Some(job) if matches!(job.state, JobState::Queued { .. }) => {
                 self.queue.insert(job);
+                self.wake_one_for(now, id, effects);
             }
-            self.wake_one_for(now, id, effects);
-        }
-        if is_final {
-            self.go_on_after(now, id, effects);
+            Some(job) if job.state.is_final() => self.go_on_after(now, id, effects),
+            _ => {}
         }
     }
 

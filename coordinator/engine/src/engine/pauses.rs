@@ -60,16 +60,16 @@ impl Engine {
     }
 
     fn set_paused(&mut self, now: Now, id: JobId, reason: String, effects: &mut Effects) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let paused = self.move_on(id, |job| {
+            job.state = JobState::Paused {
+                at: now.wall,
+                reason: reason.clone(),
+            };
+            job.progress.phase = job.state.word().into();
+        });
+        if paused.is_none() {
             return;
-        };
-        self.shares.take(job);
-        job.state = JobState::Paused {
-            at: now.wall,
-            reason: reason.clone(),
-        };
-        job.progress.phase = job.state.word().into();
-        self.shares.add(job);
+        }
         effects.push(Effect::record(Some(id), None, JournalKind::Paused, reason));
         effects.push(Effect::Save(id));
     }
@@ -99,16 +99,14 @@ impl Engine {
         if let Some(step) = from {
             self.go_back_to(id, step, effects)?;
         }
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return Err(Refusal::UnknownJob(id));
-        };
-        self.shares.take(job);
-        job.state = JobState::Queued {
-            not_before: now.steady,
-        };
-        job.lost_in_a_row = 0;
-        job.progress.phase = job.state.word().into();
-        self.shares.add(job);
+        self.move_on(id, |job| {
+            job.state = JobState::Queued {
+                not_before: now.steady,
+            };
+            job.lost_in_a_row = 0;
+            job.progress.phase = job.state.word().into();
+        });
+        let job = self.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
         self.queue.insert(job);
         let text = from.map_or_else(String::new, |step| format!("from step {step}"));
         effects.push(Effect::record(Some(id), None, JournalKind::Resumed, text));

@@ -1,4 +1,5 @@
-//! The state that events change, and what can be read of it.
+//! The state that events change, what can be read of it, and the one way by which a job goes from
+//! state to state.
 //!
 //! Transitions are in the files beside this one, one subject a file; none is here.
 
@@ -54,6 +55,21 @@ impl Engine {
     /// The jobs that are at hand, oldest first: all that have not ended.
     pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
         self.jobs.values()
+    }
+
+    /// Moves job `id` on by `change`, and its owner's share with it, which counts states and
+    /// attempts; none where it is not at hand. Nothing else changes the state of a job, but to ask
+    /// a running attempt to stop, which no share counts.
+    pub(super) fn move_on<T>(
+        &mut self,
+        id: JobId,
+        change: impl FnOnce(&mut Job) -> T,
+    ) -> Option<T> {
+        let job = self.jobs.get_mut(&id)?;
+        self.shares.take(job);
+        let made = change(job);
+        self.shares.add(job);
+        Some(made)
     }
 
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {

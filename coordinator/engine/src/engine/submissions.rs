@@ -100,18 +100,18 @@ impl Engine {
         reason: String,
         effects: &mut Effects,
     ) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        self.shares.take(job);
         self.dependents.remove(job);
-        job.waits_for.clear();
-        job.state = JobState::Cancelled {
-            at: now.wall,
-            reason: reason.clone(),
-        };
-        job.progress.phase = job.state.word().into();
-        self.shares.add(job);
+        self.move_on(id, |job| {
+            job.waits_for.clear();
+            job.state = JobState::Cancelled {
+                at: now.wall,
+                reason: reason.clone(),
+            };
+            job.progress.phase = job.state.word().into();
+        });
         let kind = JournalKind::Cancelled;
         effects.push(Effect::record(Some(id), None, kind, reason));
         effects.push(Effect::Save(id));

@@ -272,8 +272,7 @@ impl Engine {
             (job.attempts.len() + 1, job.spec.time_limit)
         });
         self.limit_time(now, token, limit, 0);
-        if let Some(job) = self.jobs.get_mut(&id) {
-            self.shares.take(job);
+        self.move_on(id, |job| {
             job.state = JobState::Running {
                 token,
                 worker: first.to_owned(),
@@ -281,8 +280,7 @@ impl Engine {
             };
             job.progress.phase = "starting".into();
             job.attempts.push(attempt);
-            self.shares.add(job);
-        }
+        });
         effects.push(Effect::record(
             Some(id),
             Some(first.to_owned()),
