@@ -24,9 +24,11 @@ impl Engine {
     ) -> impl Iterator<Item = &'a Job> {
         let is_drained = self.queue_drain().is_some();
         let mut places: HashMap<&'a str, BTreeSet<JobId>> = HashMap::new();
-        self.queue
-            .fitting(&self.shares, fits)
-            .take_while(move |_| !is_drained)
+        // A queue that is drained is not walked: up to the first job that fits, that may be all of it.
+        let fitting = (!is_drained).then(|| self.queue.fitting(&self.shares, fits));
+        fitting
+            .into_iter()
+            .flatten()
             .filter_map(move |id| self.jobs.get(&id))
             .filter(move |job| is_ready(job, now))
             .filter(move |job: &&'a Job| {
@@ -106,4 +108,32 @@ impl Engine {
 fn is_ready(job: &Job, now: Now) -> bool {
     matches!(job.state, JobState::Queued { not_before } if not_before <= now.steady)
         && job.waits_for.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::job::JobSpec;
+
+    #[test]
+    fn a_queue_that_is_drained_is_not_looked_through() {
+        let now = Now::both(0);
+        let mut engine = Engine::new(Default::default(), Vec::new(), now, [7; 32]);
+        let spec = Box::new(JobSpec::noop("x"));
+        engine.handle(now, Event::Submit { spec });
+        let judged = |engine: &Engine| {
+            let mut judged = 0;
+            let fits = |_: &Needs| {
+                judged += 1;
+                true
+            };
+            let jobs = engine.startable(now, fits).count();
+            (jobs, judged)
+        };
+        assert_eq!(judged(&engine), (1, 1));
+        let reason = "upgrade".into();
+        engine.handle(now, Event::DrainQueue { reason });
+        assert_eq!(judged(&engine), (0, 0));
+    }
 }
