@@ -29,7 +29,7 @@ impl Final {
         }
     }
 
-    /// As [`JobState::word`]; a test below compares them.
+    /// As messages and the phase of a job have it; [`JobState::word`] of an ended one is this.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
@@ -185,28 +185,5 @@ impl Ended {
             Prune::Artifacts => !self.artifacts().is_empty(),
             Prune::Records => !self.records_pruned,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_end_has_the_word_of_its_state() {
-        let (at, reason, code) = (Millis(1), String::new(), String::new());
-        let states = [
-            JobState::Succeeded { at },
-            JobState::Failed {
-                at,
-                reason: reason.clone(),
-                code,
-            },
-            JobState::Cancelled { at, reason },
-        ];
-        assert_eq!(
-            states.map(|state| state.word()),
-            Final::ALL.map(Final::word)
-        );
     }
 }

@@ -22,6 +22,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::Attempt;
+use crate::ended::Final;
 use crate::ids::{JobId, Millis, Now, Token};
 use crate::progress::Progress;
 use crate::prune::Pruned;
@@ -244,9 +245,9 @@ impl JobState {
             Self::Queued { .. } => "queued",
             Self::Running { .. } => "running",
             Self::Paused { .. } => "paused",
-            Self::Succeeded { .. } => "succeeded",
-            Self::Failed { .. } => "failed",
-            Self::Cancelled { .. } => "cancelled",
+            Self::Succeeded { .. } => Final::Succeeded.word(),
+            Self::Failed { .. } => Final::Failed.word(),
+            Self::Cancelled { .. } => Final::Cancelled.word(),
         }
     }
 }
