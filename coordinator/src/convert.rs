@@ -334,9 +334,8 @@ pub fn drain(drain: &domain::Drain) -> wire::Drain {
 pub fn workers(engine: &domain::Engine) -> Vec<wire::WorkerInfo> {
     let mut all: Vec<_> = engine.workers().map(|w| worker(engine, w)).collect();
     let is_listed = |name: &str| engine.workers().any(|w| w.name == name);
-    let is_worker = |name: &str| name != domain::Engine::QUEUE;
     let drains = engine.drains().iter();
-    let absent = drains.filter(|(name, _)| is_worker(name) && !is_listed(name));
+    let absent = drains.filter(|(name, _)| !is_listed(name));
     all.extend(absent.map(|(name, drained)| wire::WorkerInfo {
         name: name.clone(),
         drained: Some(drain(drained)),

@@ -23,7 +23,7 @@ impl Engine {
         at_once: bool,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        let known = self.drain_of(name);
+        let known = self.drains().get(name);
         if known.is_none() && !self.workers.contains_key(name) {
             return Err(Refusal::UnknownWorker(name.to_owned()));
         }
@@ -61,11 +61,6 @@ impl Engine {
         matches!(job.state, JobState::Running { stopping: None, .. }).then_some(job.id)
     }
 
-    /// The drain of the worker `name`.
-    pub(super) fn drain_of(&self, name: &str) -> Option<&Drain> {
-        self.drains.get(name).filter(|_| name != Self::QUEUE)
-    }
-
     /// The worker `name` is given work again.
     pub(super) fn undrain(
         &mut self,
@@ -73,7 +68,7 @@ impl Engine {
         name: &str,
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
-        if self.drain_of(name).is_none() {
+        if !self.drains().contains_key(name) {
             // Undrained once already: this is the same request again.
             let is_known = self.workers.contains_key(name);
             let unknown = || Refusal::UnknownWorker(name.to_owned());
@@ -92,7 +87,7 @@ impl Engine {
         Ok(Response::Done)
     }
 
-    /// The worker `name` is drained as `drain` says, or not at all.
+    /// The worker `name`, or the queue by its name, is drained as `drain` says, or not at all.
     pub(super) fn set_drain(&mut self, name: &str, drain: Option<Drain>, effects: &mut Effects) {
         self.drains.set(name, drain.clone());
         if let Some(worker) = self.workers.get_mut(name) {
@@ -104,7 +99,7 @@ impl Engine {
         });
     }
 
-    /// The name of no worker, under which the drain of the queue is kept.
+    /// The name of no worker, under which the drain of the queue is stored.
     pub const QUEUE: &str = "";
 
     /// No job starts. What runs goes on.
@@ -132,13 +127,17 @@ impl Engine {
         self.wake_all(now, effects);
     }
 
-    /// Workers that an operator has drained, by name, those included that are not there; and the
-    /// queue, under [`Self::QUEUE`].
+    /// Workers that an operator has drained, by name, those included that are not there.
     pub fn drains(&self) -> &BTreeMap<String, Drain> {
-        self.drains.all()
+        self.drains.workers()
     }
 
-    /// Takes `drains` for what is durable.
+    /// Why and since when no job starts, where an operator has said so.
+    pub fn queue_drain(&self) -> Option<&Drain> {
+        self.drains.queue()
+    }
+
+    /// Takes `drains` for what is durable, that of the queue by [`Self::QUEUE`].
     pub fn adopt_drains(&mut self, drains: BTreeMap<String, Drain>) {
         self.drains.adopt(drains);
         self.mark_drained();
@@ -147,7 +146,7 @@ impl Engine {
     /// Every worker is drained or not as its operator has said.
     pub(super) fn mark_drained(&mut self) {
         for worker in self.workers.values_mut() {
-            worker.drained = self.drains.get(&worker.name).cloned();
+            worker.drained = self.drains.workers().get(&worker.name).cloned();
         }
     }
 }

@@ -3,37 +3,48 @@
 
 use std::collections::BTreeMap;
 
+use super::state::Engine;
 use crate::worker::Drain;
 
-/// Drains by the worker's name, whether it is there or not. Every way to change one passes here.
+/// Every way to change a drain passes here. A change of the queue's has the name under which it is
+/// stored, [`Engine::QUEUE`]; who reads drains does not meet that name.
 #[derive(Debug, Default)]
 pub(super) struct Drains {
-    all: BTreeMap<String, Drain>,
-    /// Changed since [`Self::settled`]; none where the worker was not drained.
+    /// By the worker's name, whether it is there or not.
+    workers: BTreeMap<String, Drain>,
+    queue: Option<Drain>,
+    /// Changed since [`Self::settled`]; none where it was not drained.
     before: BTreeMap<String, Option<Drain>>,
 }
 
 impl Drains {
-    pub fn get(&self, worker: &str) -> Option<&Drain> {
-        self.all.get(worker)
+    pub fn workers(&self) -> &BTreeMap<String, Drain> {
+        &self.workers
     }
 
-    pub fn all(&self) -> &BTreeMap<String, Drain> {
-        &self.all
+    pub fn queue(&self) -> Option<&Drain> {
+        self.queue.as_ref()
     }
 
-    /// The worker is drained as `drain` says, or not at all.
-    pub fn set(&mut self, worker: &str, drain: Option<Drain>) {
-        let was = match drain {
-            Some(drain) => self.all.insert(worker.to_owned(), drain),
-            None => self.all.remove(worker),
-        };
-        self.before.entry(worker.to_owned()).or_insert(was);
+    /// The worker `name`, or the queue by its name, is drained as `drain` says, or not at all.
+    pub fn set(&mut self, name: &str, drain: Option<Drain>) {
+        let was = self.put(name, drain);
+        self.before.entry(name.to_owned()).or_insert(was);
+    }
+
+    /// As [`Self::set`], and gives what was before.
+    fn put(&mut self, name: &str, drain: Option<Drain>) -> Option<Drain> {
+        match drain {
+            drain if name == Engine::QUEUE => std::mem::replace(&mut self.queue, drain),
+            Some(drain) => self.workers.insert(name.to_owned(), drain),
+            None => self.workers.remove(name),
+        }
     }
 
     /// Those that are durable, and no others.
-    pub fn adopt(&mut self, all: BTreeMap<String, Drain>) {
-        self.all = all;
+    pub fn adopt(&mut self, mut all: BTreeMap<String, Drain>) {
+        self.queue = all.remove(Engine::QUEUE);
+        self.workers = all;
         self.before.clear();
     }
 
@@ -44,11 +55,8 @@ impl Drains {
 
     /// Drains are again what they were when they were [`Self::settled`].
     pub fn take_back(&mut self) {
-        for (worker, was) in std::mem::take(&mut self.before) {
-            match was {
-                Some(drain) => drop(self.all.insert(worker, drain)),
-                None => drop(self.all.remove(&worker)),
-            }
+        for (name, was) in std::mem::take(&mut self.before) {
+            self.put(&name, was);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::event::Refusal;
 use crate::ids::{JobId, Now};
 use crate::job::{Job, JobState};
 use crate::placement::verdict;
-use crate::worker::{DeviceClass, Drain, Needs, Worker};
+use crate::worker::{DeviceClass, Needs, Worker};
 
 impl Engine {
     /// Jobs that may start now and whose needs pass `fits`, in their order.
@@ -96,11 +96,6 @@ impl Engine {
     /// What the jobs of `owner` amount to.
     pub fn usage(&self, owner: &str) -> Usage {
         self.shares.usage(owner)
-    }
-
-    /// Why and since when no job starts, where an operator has said so.
-    pub fn queue_drain(&self) -> Option<&Drain> {
-        self.drains.get(Self::QUEUE)
     }
 }
 

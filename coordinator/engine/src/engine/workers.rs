@@ -62,7 +62,7 @@ impl Engine {
             JournalKind::Registered,
             platform.device_name.clone(),
         ));
-        let drained = self.drains.get(&name).cloned();
+        let drained = self.drains().get(&name).cloned();
         let worker = Worker {
             name: name.clone(),
             instance,
@@ -194,7 +194,7 @@ impl Engine {
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
         let worker = self.workers.get(&name);
-        let is_drained = self.drain_of(&name).is_some();
+        let is_drained = self.drains().contains_key(&name);
         if worker.is_none() && !is_drained {
             return Err(Refusal::UnknownWorker(name));
         }

@@ -139,8 +139,7 @@ impl History {
 
     /// A worker that an operator has drained, if there is one.
     fn undrain(&mut self, w: usize) {
-        let drains = self.world.engine.drains().keys();
-        let drained: Vec<&String> = drains.filter(|name| *name != Engine::QUEUE).collect();
+        let drained: Vec<&String> = self.world.engine.drains().keys().collect();
         let worker = match drained.get(w % drained.len().max(1)) {
             Some(name) => (*name).clone(),
             None => self.machines[w].name.into(),

@@ -44,7 +44,7 @@ pub struct Facts {
     /// Tokens that somebody was given, and those that were drawn for nothing.
     pub tokens: Vec<Token>,
     pub in_vain: BTreeSet<Token>,
-    /// Workers that an operator has drained.
+    /// Workers that an operator has drained, and the queue by its name.
     pub drained: BTreeSet<String>,
     /// What jobs come after, by what was submitted.
     pub after: BTreeMap<JobId, After>,

@@ -1,5 +1,7 @@
 //! Rules that hold in every reachable state, judged by what was acknowledged.
 
+use std::collections::BTreeSet;
+
 use qlora_engine::*;
 
 use super::model::{Facts, History};
@@ -329,11 +331,12 @@ pub fn check(history: &mut History) {
     check_drains(history);
 }
 
-/// Exactly those are drained of whom an operator has said so, there or not.
+/// Exactly those are drained of whom an operator has said so, there or not, and the queue likewise.
 fn check_drains(history: &History) {
     let engine = &history.world.engine;
-    let drained: Vec<&String> = engine.drains().keys().collect();
-    assert_eq!(drained, Vec::from_iter(&history.facts.drained));
+    let queue = engine.queue_drain().map(|_| Engine::QUEUE.to_owned());
+    let drained = engine.drains().keys().cloned().chain(queue);
+    assert_eq!(BTreeSet::from_iter(drained), history.facts.drained);
     for worker in engine.workers() {
         assert_eq!(worker.drained.as_ref(), engine.drains().get(&worker.name));
     }
