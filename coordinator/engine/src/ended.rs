@@ -1,6 +1,8 @@
 //! An ended job in brief: what the engine goes on knowing of it while the job itself lies in the
 //! store.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{JobId, Millis};
@@ -163,12 +165,12 @@ impl Ended {
     }
 
     /// Digests and bytes of its inputs.
-    pub(crate) fn files(&self) -> &[(String, u64)] {
+    fn files(&self) -> &[(String, u64)] {
         self.kept.as_ref().map_or(&[], |kept| &kept.files)
     }
 
     /// Digests and bytes of what it made.
-    pub(crate) fn artifacts(&self) -> &[(String, u64)] {
+    fn artifacts(&self) -> &[(String, u64)] {
         self.kept.as_ref().map_or(&[], |kept| &kept.artifacts)
     }
 
@@ -176,6 +178,19 @@ impl Ended {
     pub(crate) fn needed(&self) -> impl Iterator<Item = (&str, u64)> {
         let all = self.files().iter().chain(self.artifacts());
         all.map(|(digest, bytes)| (digest.as_str(), *bytes))
+    }
+
+    /// Digests that the job needs no more once `what` of it is gone, each once.
+    pub(crate) fn let_go(&self, what: Prune) -> BTreeSet<&str> {
+        match what {
+            Prune::Job => self.needed().map(|(digest, _)| digest).collect(),
+            Prune::Artifacts => {
+                let is_given = |digest: &str| self.files().iter().any(|(file, _)| file == digest);
+                let made = self.artifacts().iter().map(|(digest, _)| digest.as_str());
+                made.filter(|digest| !is_given(digest)).collect()
+            }
+            Prune::Records => BTreeSet::new(),
+        }
     }
 
     /// Whether anything is left of the job that `what` would delete.

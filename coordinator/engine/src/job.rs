@@ -352,12 +352,16 @@ impl Job {
 
     /// Digests of everything in the artifact store that the job needs.
     pub fn digests(&self) -> impl Iterator<Item = &str> {
-        let files = self.spec.files.iter().map(|file| file.digest.as_str());
-        files.chain(
-            self.artifacts
-                .iter()
-                .map(|artifact| artifact.digest.as_str()),
-        )
+        self.needed().map(|(digest, _)| digest)
+    }
+
+    /// As [`Self::digests`], with their bytes.
+    pub(crate) fn needed(&self) -> impl Iterator<Item = (&str, u64)> {
+        let files = self.spec.files.iter();
+        let artifacts = self.artifacts.iter();
+        files
+            .map(|file| (file.digest.as_str(), file.size))
+            .chain(artifacts.map(|artifact| (artifact.digest.as_str(), artifact.size)))
     }
 
     /// Lets go of the checkpoints beyond those that stay, and gives their digests.

@@ -1,9 +1,11 @@
 //! The ended jobs that lie in the store alone, by number, by when they ended, and what they need.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::needed::Needed;
 use crate::ended::{Ended, Final};
 use crate::ids::{JobId, Millis};
+use crate::prune::Prune;
 
 /// Ended jobs in brief.
 #[derive(Debug, Default)]
@@ -11,8 +13,7 @@ pub(super) struct EndedJobs {
     all: BTreeMap<JobId, Ended>,
     /// The one that ended first is the first.
     order: BTreeSet<(Millis, JobId)>,
-    /// How many of them need a digest, and its bytes.
-    needed: HashMap<String, (usize, u64)>,
+    needed: Needed<String>,
     /// How many ended in each way.
     counts: BTreeMap<Final, u64>,
 }
@@ -31,12 +32,9 @@ impl EndedJobs {
         self.remove(job.id);
         job.take_used();
         self.order.insert((job.at, job.id));
-        for (digest, size) in each_once(&job) {
-            let (jobs, bytes) = self.needed.entry(digest.to_owned()).or_default();
-            *jobs += 1;
-            // Sizes are told by whoever submits: two that differ are no reason to count less.
-            *bytes = (*bytes).max(size);
-        }
+        let needed = job.needed();
+        self.needed
+            .add(needed.map(|(digest, bytes)| (digest.to_owned(), bytes)));
         *self.counts.entry(job.how).or_default() += 1;
         self.all.insert(job.id, job);
     }
@@ -47,14 +45,7 @@ impl EndedJobs {
             return false;
         };
         self.order.remove(&(job.at, id));
-        for (digest, _) in each_once(&job) {
-            if let Some((jobs, _)) = self.needed.get_mut(digest) {
-                *jobs -= 1;
-                if *jobs == 0 {
-                    self.needed.remove(digest);
-                }
-            }
-        }
+        self.needed.remove(&job.let_go(Prune::Job));
         if let Some(count) = self.counts.get_mut(&job.how) {
             *count -= 1;
         }
@@ -66,22 +57,12 @@ impl EndedJobs {
         &self.order
     }
 
-    /// What they need of the artifact store: how many need each digest, and its bytes.
-    pub fn needed(&self) -> &HashMap<String, (usize, u64)> {
+    /// What they need of the artifact store.
+    pub fn needed(&self) -> &Needed<String> {
         &self.needed
     }
 
     pub fn count(&self, how: Final) -> u64 {
         self.counts.get(&how).copied().unwrap_or_default()
     }
-}
-
-/// What `job` needs, each digest once and with its greatest size.
-fn each_once(job: &Ended) -> BTreeMap<&str, u64> {
-    let mut all = BTreeMap::new();
-    for (digest, size) in job.needed() {
-        let bytes: &mut u64 = all.entry(digest).or_default();
-        *bytes = size.max(*bytes);
-    }
-    all
 }

@@ -1,5 +1,6 @@
 //! The jobs that are at hand, the earlier state of those that changed, and the ended ones in brief.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ended::EndedJobs;
@@ -74,6 +75,12 @@ impl Jobs {
     /// The ended jobs that are away.
     pub fn ended(&self) -> &EndedJobs {
         &self.ended
+    }
+
+    /// The ended job `id` in brief, be it away or at hand; none where it has not ended.
+    pub fn brief(&self, id: JobId) -> Option<Cow<'_, Ended>> {
+        let away = self.ended.get(id).map(Cow::Borrowed);
+        away.or_else(|| self.all.get(&id).and_then(Ended::of).map(Cow::Owned))
     }
 
     pub fn is_away(&self, id: JobId) -> bool {

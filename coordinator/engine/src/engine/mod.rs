@@ -14,6 +14,7 @@ mod ended;
 mod jobs;
 mod limits;
 mod line;
+mod needed;
 mod next;
 mod pauses;
 mod queue;

@@ -99,13 +99,13 @@ impl Engine {
             job.id != of && job.current_token().is_some() && job.spec.config_hash == config_hash
         };
         let at_hand = |job: &Job| is_twin(job) || job.digests().any(|needed| needed == digest);
-        self.jobs.ended().needed().contains_key(digest) || self.jobs.values().any(at_hand)
+        self.jobs.ended().needed().contains(digest) || self.jobs.values().any(at_hand)
     }
 
     /// Digests of everything in the artifact store that a job needs, ended ones included; some of
     /// them more than once.
     pub fn digests(&self) -> impl Iterator<Item = &str> {
-        let away = self.jobs.ended().needed().keys().map(String::as_str);
+        let away = self.jobs.ended().needed().digests();
         away.chain(self.jobs.values().flat_map(Job::digests))
     }
 

@@ -4,20 +4,21 @@ use qlora_engine::*;
 
 use crate::world::*;
 
-/// A world with jobs that ended in their order, each with a file of its own and one of all; the
-/// last one runs.
+/// A world with jobs that ended in their order, each with a file of its own and one of all, which is
+/// named twice and with two sizes; the last one runs.
 fn ended(many: u64) -> World {
     let mut world = World::new();
     let session = world.register("a", "1");
     for n in 1..=many + 1 {
         let mut spec = keyed("x", &format!("key {n}"));
-        let file = |digest: String| File {
+        let file = |digest: String, size| File {
             role: FileRole::Train,
             name: "t".into(),
             digest,
-            size: 10,
+            size,
         };
-        spec.files = vec![file(format!("of {n}")), file("of all".into())];
+        let of_all = |size| file("of all".into(), size);
+        spec.files = vec![file(format!("of {n}"), 10), of_all(10), of_all(7)];
         world.submit(spec);
         let (_, token) = world.start(session);
         if n <= many {
@@ -35,7 +36,7 @@ fn known(engine: &Engine) -> String {
     let prunable = parts.map(|what| engine.prunable(what, Millis(2), 0));
     let kept = parts.map(|what| engine.prunable(what, Millis(u64::MAX), 2));
     let freed = parts.map(|what| engine.freed(what, &all));
-    let beyond = [0, 15, 35, 1000].map(|bytes| engine.beyond_bytes(bytes));
+    let beyond = [0, 15, 30, 35, 1000].map(|bytes| engine.beyond_bytes(bytes));
     let digests = ["of 1", "of all", "adapter1", "of nobody"];
     let needed = digests.map(|digest| engine.may_need(digest, JobId(9), "none"));
     let mut every: Vec<&str> = engine.digests().collect();
