@@ -31,6 +31,10 @@ impl Engine {
     pub fn beyond_bytes(&self, bytes: u64) -> Vec<JobId> {
         let mut needed = self.needed();
         let mut left = needed.bytes();
+        // Mostly they fit, and there may be a million of them to put in order.
+        if left <= bytes {
+            return Vec::new();
+        }
         let mut gone = Vec::new();
         for id in self.prunable(Prune::Job, Millis(u64::MAX), 0) {
             if left <= bytes {
