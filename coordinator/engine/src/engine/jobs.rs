@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ended::EndedJobs;
+use super::ended_jobs::EndedJobs;
 use crate::ended::Ended;
 use crate::ids::JobId;
 use crate::job::Job;

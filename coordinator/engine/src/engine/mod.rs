@@ -10,7 +10,7 @@ mod dependents;
 mod draining;
 mod drains;
 mod durable;
-mod ended;
+mod ended_jobs;
 mod jobs;
 mod limits;
 mod line;
