@@ -264,6 +264,30 @@ fn a_worker_whose_session_was_not_stored_is_taken_once_its_lease_has_ended() {
     ));
 }
 
+/// Whoever has not used its session may not have got it, and need not wait for a lease to ask again.
+#[test]
+fn a_worker_that_has_lost_its_session_is_taken_at_once_only_if_it_never_used_it() {
+    let mut world = World::new();
+    let restarted = register("a", "1", None);
+    let registered = |world: &mut World| match world.handle(restarted.clone()) {
+        Response::Registered { session } => session,
+        other => panic!("not taken: {other:?}"),
+    };
+    let unused = registered(&mut world);
+    let session = registered(&mut world);
+    assert_eq!(
+        world.sync(unused, None),
+        Response::Refused(Refusal::StaleSession(unused))
+    );
+    world.pass(LEASE / 2);
+    world.sync(session, None);
+    // Its lease runs from when it was heard.
+    world.pass(LEASE - 1);
+    assert_eq!(world.handle(restarted.clone()), taken());
+    world.pass(1);
+    registered(&mut world);
+}
+
 #[test]
 fn a_worker_that_never_heard_of_its_session_asks_again_and_keeps_its_attempt() {
     let (
