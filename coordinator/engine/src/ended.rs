@@ -6,40 +6,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{JobId, Millis};
-use crate::job::{Job, JobState};
+use crate::job::{Final, Job};
 use crate::prune::Prune;
-
-/// How a job ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Final {
-    Succeeded,
-    Failed,
-    Cancelled,
-}
-
-impl Final {
-    pub const ALL: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
-
-    /// How a job in `state` has ended; none where it has not.
-    pub(crate) fn of(state: &JobState) -> Option<Self> {
-        match state {
-            JobState::Succeeded { .. } => Some(Self::Succeeded),
-            JobState::Failed { .. } => Some(Self::Failed),
-            JobState::Cancelled { .. } => Some(Self::Cancelled),
-            JobState::Queued { .. } | JobState::Running { .. } | JobState::Paused { .. } => None,
-        }
-    }
-
-    /// As messages and the phase of a job have it; [`JobState::word`] of an ended one is this.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
 
 /// An ended job in brief. There may be a million of them, so what few jobs have lies apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,7 +103,7 @@ impl From<Ended> for Brief {
 impl Ended {
     /// `job` in brief; none where it has not ended.
     pub fn of(job: &Job) -> Option<Self> {
-        let how = Final::of(&job.state)?;
+        let how = job.state.end()?;
         let files = job.spec.files.iter();
         let artifacts = job.artifacts.iter();
         Some(Self::from(Brief {

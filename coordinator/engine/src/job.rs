@@ -22,7 +22,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::attempt::Attempt;
-use crate::ended::Final;
 use crate::ids::{JobId, Millis, Now, Token};
 use crate::progress::Progress;
 use crate::prune::Pruned;
@@ -220,6 +219,28 @@ impl From<StoredStop> for Stop {
     }
 }
 
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Final {
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl Final {
+    pub const ALL: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// As messages and the phase of a job have it; [`JobState::word`] of an ended one is this.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 impl JobState {
     pub fn is_final(&self) -> bool {
         matches!(
@@ -234,6 +255,16 @@ impl JobState {
             Self::Succeeded { at } | Self::Failed { at, .. } | Self::Cancelled { at, .. } => {
                 Some(*at)
             }
+            Self::Queued { .. } | Self::Running { .. } | Self::Paused { .. } => None,
+        }
+    }
+
+    /// How the job ended; none where it has not.
+    pub(crate) const fn end(&self) -> Option<Final> {
+        match self {
+            Self::Succeeded { .. } => Some(Final::Succeeded),
+            Self::Failed { .. } => Some(Final::Failed),
+            Self::Cancelled { .. } => Some(Final::Cancelled),
             Self::Queued { .. } | Self::Running { .. } | Self::Paused { .. } => None,
         }
     }

@@ -53,12 +53,13 @@ mod prune;
 mod worker;
 
 pub use attempt::{Attempt, AttemptEnd, Holder, Member, Outcome, Rendezvous};
-pub use ended::{Ended, Final};
+pub use ended::Ended;
 pub use engine::{Engine, Limits, Reservation, Reserved, Seed, Usage};
 pub use event::{Effect, Event, JournalKind, Refusal, Response, Wanted};
 pub use ids::{JobId, Millis, Now, SessionId, Token};
 pub use job::{
-    After, AfterStop, Artifact, ArtifactKind, File, FileRole, Job, JobKind, JobSpec, JobState, Stop,
+    After, AfterStop, Artifact, ArtifactKind, File, FileRole, Final, Job, JobKind, JobSpec,
+    JobState, Stop,
 };
 pub use number::Number;
 pub use placement::{Verdict, suitable, verdict};

@@ -7,10 +7,10 @@
 //! hand.
 
 use super::state::Engine;
-use crate::ended::{Ended, Final};
+use crate::ended::Ended;
 use crate::event::Event;
 use crate::ids::JobId;
-use crate::job::Job;
+use crate::job::{Final, Job};
 
 impl Engine {
     /// Takes `ended` for what is durable of ended jobs that are not at hand.

@@ -7,10 +7,9 @@
 use std::collections::BTreeSet;
 
 use super::state::Engine;
-use crate::ended::Final;
 use crate::event::{Effect, Effects, Refusal};
 use crate::ids::{JobId, Now};
-use crate::job::{After, JobState};
+use crate::job::{After, Final, JobState};
 
 impl Engine {
     /// Those of `after` that have not ended.
@@ -38,7 +37,7 @@ impl Engine {
     /// How job `id` has ended, be it at hand or not; none where it has not.
     fn end_of(&self, id: JobId) -> Result<Option<Final>, Refusal> {
         match (self.jobs.get(&id), self.jobs.ended().get(id)) {
-            (Some(job), _) => Ok(Final::of(&job.state)),
+            (Some(job), _) => Ok(job.state.end()),
             (None, Some(ended)) => Ok(Some(ended.how)),
             (None, None) => Err(Refusal::UnknownDependency(id)),
         }

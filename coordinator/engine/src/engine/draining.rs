@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::drains::QUEUE;
 use super::state::Engine;
 use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Now};
@@ -100,7 +101,7 @@ impl Engine {
     }
 
     /// The name of no worker, under which the drain of the queue is stored.
-    pub const QUEUE: &str = "";
+    pub const QUEUE: &str = QUEUE;
 
     /// No job starts. What runs goes on.
     pub(super) fn drain_queue(&mut self, now: Now, reason: String, effects: &mut Effects) {

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::state::Engine;
 use crate::worker::Drain;
 
+/// The name under which a drain of the queue is stored; no worker has it.
+pub(super) const QUEUE: &str = "";
+
 /// Every way to change a drain passes here. A change of the queue's has the name under which it is
-/// stored, [`Engine::QUEUE`]; who reads drains does not meet that name.
+/// stored, [`QUEUE`]; who reads drains does not meet that name.
 #[derive(Debug, Default)]
 pub(super) struct Drains {
     /// By the worker's name, whether it is there or not.
@@ -35,7 +37,7 @@ impl Drains {
     /// As [`Self::set`], and gives what was before.
     fn put(&mut self, name: &str, drain: Option<Drain>) -> Option<Drain> {
         match drain {
-            drain if name == Engine::QUEUE => std::mem::replace(&mut self.queue, drain),
+            drain if name == QUEUE => std::mem::replace(&mut self.queue, drain),
             Some(drain) => self.workers.insert(name.to_owned(), drain),
             None => self.workers.remove(name),
         }
@@ -43,7 +45,7 @@ impl Drains {
 
     /// Those that are durable, and no others.
     pub fn adopt(&mut self, mut all: BTreeMap<String, Drain>) {
-        self.queue = all.remove(Engine::QUEUE);
+        self.queue = all.remove(QUEUE);
         self.workers = all;
         self.before.clear();
     }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::needed::Needed;
-use crate::ended::{Ended, Final};
+use crate::ended::Ended;
 use crate::ids::{JobId, Millis};
+use crate::job::Final;
 use crate::prune::Prune;
 
 /// Ended jobs in brief.
