@@ -22,6 +22,8 @@ pub struct Bounds {
     pub stretches: u64,
     /// The newest entries of the journal.
     pub entries: u64,
+    /// Of older ones, the newest that somebody asked for: no worker can wash them out.
+    pub asked: u64,
 }
 
 impl Default for Bounds {
@@ -31,6 +33,7 @@ impl Default for Bounds {
             points: 10_000,
             stretches: 2_500,
             entries: 1_000_000,
+            asked: 100_000,
         }
     }
 }
@@ -50,7 +53,8 @@ impl Bounds {
         cut(self.log_lines, first, last)
     }
 
-    /// The newest entry of the journal that goes, after the entry `seq` was added.
+    /// The newest entry of the journal that goes unless somebody asked for it, after the entry
+    /// `seq` was added.
     pub(crate) fn cut_journal(self, seq: u64) -> Option<u64> {
         cut(self.entries, seq, seq)
     }

@@ -126,7 +126,11 @@ impl State {
         let entry = JournalEntry { seq, ..entry };
         self.journal.push(entry.clone());
         if let Some(until) = bounds.cut_journal(seq) {
-            self.journal.retain(|entry| entry.seq > until);
+            let old = self.journal.iter().rev().filter(|e| e.seq <= until);
+            let mut asked = old.filter(|e| e.by.is_some());
+            let gone = asked.nth(bounds.asked as usize).map_or(0, |e| e.seq);
+            self.journal
+                .retain(|e| e.seq > until || (e.by.is_some() && e.seq > gone));
         }
         entry
     }
@@ -166,6 +170,7 @@ impl JobStore for MemoryStore {
                         token.revoked_unix_ms = token.revoked_unix_ms.or(Some(unix_ms));
                     }
                 }
+                Write::RemoveToken(id) => drop(state.tokens.remove(&id)),
                 Write::TokenUsed { id, day } => {
                     if let Some(token) = state.tokens.get_mut(&id) {
                         token.used_day = token.used_day.max(Some(day));

@@ -114,6 +114,8 @@ pub enum Write {
         id: u64,
         day: u64,
     },
+    /// A token that was over long ago; what the journal says of it stays.
+    RemoveToken(u64),
 }
 
 impl ConfigRevision {
@@ -224,7 +226,7 @@ pub trait JobStore: Send + Sync + 'static {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
-    /// Every token that was ever given out, oldest first.
+    /// Every token that was given out and not removed, oldest first.
     fn tokens(&self) -> impl Future<Output = Result<Vec<TokenRecord>, StoreError>> + Send;
 
     /// Makes the next revision of `name`, and an entry of the journal where it is `by` somebody; the

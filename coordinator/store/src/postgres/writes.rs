@@ -14,6 +14,11 @@ use crate::records::{
 };
 use crate::rows;
 
+const TRIM_JOURNAL: &str = "
+DELETE FROM journal WHERE seq <= $1 AND (who IS NULL OR seq <= (
+    SELECT seq FROM journal WHERE seq <= $1 AND who IS NOT NULL ORDER BY seq DESC LIMIT 1 OFFSET $2
+))";
+
 /// PostgreSQL's texts hold every character but NUL: the symbol for it stands in, and is what is
 /// looked for.
 pub(super) fn writable(text: &str) -> Cow<'_, str> {
@@ -42,6 +47,10 @@ impl Transaction<'_> {
                     let statement =
                         "UPDATE tokens SET revoked = COALESCE(revoked, $1) WHERE id = $2";
                     self.numbers(statement, &[unix_ms, id]).await?;
+                }
+                Write::RemoveToken(id) => {
+                    let statement = "DELETE FROM tokens WHERE id = $1";
+                    self.numbers(statement, &[id]).await?;
                 }
                 Write::TokenUsed { id, day } => {
                     let statement =
@@ -264,7 +273,8 @@ impl Transaction<'_> {
         .await
         .map_err(not_written(self.database))?;
         if let Some(until) = self.bounds.cut_journal(seq) {
-            self.numbers("DELETE FROM journal WHERE seq <= $1", &[until])
+            // No index is needed: before `until` little more lies than what the bound lets stay.
+            self.numbers(TRIM_JOURNAL, &[until, self.bounds.asked])
                 .await?;
         }
         Ok(JournalEntry { seq, ..entry })

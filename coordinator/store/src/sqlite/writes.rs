@@ -11,6 +11,11 @@ use crate::records::{
 };
 use crate::rows;
 
+const TRIM_JOURNAL: &str = "
+DELETE FROM journal WHERE seq <= ? AND (who IS NULL OR seq <= (
+    SELECT seq FROM journal WHERE seq <= ? AND who IS NOT NULL ORDER BY seq DESC LIMIT 1 OFFSET ?
+))";
+
 impl Transaction<'_> {
     /// Writes all of `writes`; returns the journal entries with their numbers.
     pub async fn apply(&mut self, writes: Vec<Write>) -> Result<Vec<JournalEntry>, StoreError> {
@@ -29,6 +34,7 @@ impl Transaction<'_> {
                     let statement = "UPDATE tokens SET revoked = COALESCE(revoked, ?) WHERE id = ?";
                     self.change_token(statement, unix_ms, id).await?;
                 }
+                Write::RemoveToken(id) => self.remove_token(id).await?,
                 Write::TokenUsed { id, day } => {
                     let statement =
                         "UPDATE tokens SET used_day = MAX(COALESCE(used_day, 0), ?) WHERE id = ?";
@@ -226,6 +232,15 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    async fn remove_token(&mut self, id: u64) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM tokens WHERE id = ?")
+            .bind(id as i64)
+            .execute(&mut self.connection)
+            .await
+            .map_err(not_written(self.folder))?;
+        Ok(())
+    }
+
     async fn change_token(
         &mut self,
         statement: &'static str,
@@ -258,8 +273,11 @@ impl Transaction<'_> {
         .map_err(not_written(self.folder))?;
         let seq = result.last_insert_rowid() as u64;
         if let Some(until) = self.bounds.cut_journal(seq) {
-            sqlx::query("DELETE FROM journal WHERE seq <= ?")
+            // No index is needed: before `until` little more lies than what the bound lets stay.
+            sqlx::query(TRIM_JOURNAL)
                 .bind(until as i64)
+                .bind(until as i64)
+                .bind(self.bounds.asked as i64)
                 .execute(&mut self.connection)
                 .await
                 .map_err(not_written(self.folder))?;

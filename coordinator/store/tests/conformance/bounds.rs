@@ -13,6 +13,7 @@ pub const BOUNDS: Bounds = Bounds {
     points: 20,
     stretches: 4,
     entries: 300,
+    asked: 5,
 };
 
 pub async fn trims(store: impl JobStore) {
@@ -79,4 +80,33 @@ async fn what_grows_is_trimmed_to_its_newest_and_most_telling_parts() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = SqliteStore::open_within(folder.path(), BOUNDS).await;
     trims(store.expect("a store")).await;
+}
+
+pub async fn keeps_what_was_asked_for(store: impl JobStore) {
+    let by = By {
+        who: "ci".into(),
+        from: "127.0.0.1:5".into(),
+        act: "submit".into(),
+    };
+    let asked = || JournalEntry {
+        by: Some(by.clone()),
+        ..entry("asked")
+    };
+    let first = (0..10).map(|_| Write::Journal(asked()));
+    let flood = (0..400).map(|_| Write::Journal(entry("x")));
+    let writes = first.chain(flood).collect();
+    store.apply(writes).await.expect("writes");
+    let journal = store.journal(0, 10_000).await.expect("the journal");
+    let seqs: Vec<u64> = journal.iter().map(|e| e.seq).collect();
+    // It was trimmed last at 408; of the ten that somebody asked for the newest five stay.
+    assert_eq!(seqs, (6..=10).chain(109..=410).collect::<Vec<_>>());
+    assert!(journal[..5].iter().all(|e| e.by.as_ref() == Some(&by)));
+}
+
+#[tokio::test]
+async fn no_flood_of_entries_washes_out_what_somebody_asked_for() {
+    keeps_what_was_asked_for(MemoryStore::within(BOUNDS)).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open_within(folder.path(), BOUNDS).await;
+    keeps_what_was_asked_for(store.expect("a store")).await;
 }

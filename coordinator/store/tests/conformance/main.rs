@@ -14,7 +14,7 @@ mod removal;
 mod tokens;
 mod whole;
 
-use bounds::{BOUNDS, trims};
+use bounds::{BOUNDS, keeps_what_was_asked_for, trims};
 use common::{database, lead, leads};
 use cut_off::cuts_off;
 use drains::{are_still_drained, keeps_drains};
@@ -33,6 +33,7 @@ async fn postgres_conforms() {
     conforms(store("conforms").await).await;
     removes(store("removes").await).await;
     trims(lead(&server.database("trims"), BOUNDS).await).await;
+    keeps_what_was_asked_for(lead(&server.database("asked"), BOUNDS).await).await;
     let sized = store("records").await;
     assert!(sized.disk_bytes() > 0);
     forgets_records(sized).await;

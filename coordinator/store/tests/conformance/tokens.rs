@@ -80,6 +80,14 @@ pub async fn keeps_tokens(store: &impl JobStore) {
     );
     assert_eq!(told_of[0], JournalEntry { seq: 1, ..told });
     assert!(told_of.iter().all(|e| e.by.as_ref() == Some(&by)));
+
+    let made = vec![Write::AddToken(Box::new(token(3, "old")))];
+    store.apply(made).await.expect("writes");
+    // The second one is not there.
+    let gone = vec![Write::RemoveToken(3), Write::RemoveToken(9)];
+    store.apply(gone).await.expect("writes");
+    let kept = store.tokens().await.expect("tokens");
+    assert_eq!(kept.iter().map(|t| t.id).collect::<Vec<_>>(), [1, 2]);
 }
 
 /// What [`keeps_tokens`] left is there when the store is opened once more.
