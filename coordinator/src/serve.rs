@@ -199,7 +199,7 @@ async fn lead<S: JobStore>(
     let tokens = services.tokens.clone();
     let hosts = Hosts::new(address, qlora_access::names(), &setup.cli.allow_host);
     let doors = Doors::new(hosts, tokens.clone(), setup.tls.asks_workers);
-    tokio::spawn(tokens::keep_days(tokens, services.store.clone()));
+    tokio::spawn(tokens::keep(tokens, services.store.clone()));
     let router = router(services.clone(), setup.registry.clone(), doors).await?;
     let (listener, _record) = place.last_listener()?;
     tracing::info!(%address, state = %setup.folder.display(), "serving; `qlora-ctl page` opens the page");

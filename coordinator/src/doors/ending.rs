@@ -1,9 +1,10 @@
 //! Bodies that end with the token that let them in: a stream that was begun with a token breaks off
-//! at its next message once the token has expired or was revoked.
+//! as soon as the token has expired or was revoked.
 //!
 //! A request is looked at with every piece and at its end, so that one whose body was held back is
 //! not carried out any more.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -32,14 +33,18 @@ pub struct Ending {
     /// None once it has broken off.
     body: Option<Body>,
     token: Arc<Issued>,
+    /// The end of the token, which also wakes a stream on which nothing comes.
+    over: Pin<Box<dyn Future<Output = Denied> + Send>>,
     way: Way,
 }
 
 impl Ending {
     pub fn new(body: Body, token: Arc<Issued>, way: Way) -> Self {
+        let ends = token.clone();
         Self {
             body: Some(body),
             token,
+            over: Box::pin(async move { ends.over().await }),
             way,
         }
     }
@@ -67,6 +72,12 @@ impl HttpBody for Ending {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if self.body.is_none() {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(denied) = self.over.as_mut().poll(context) {
+            return Poll::Ready(self.broken_off(denied));
+        }
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };

@@ -147,10 +147,18 @@ async fn known(
     let way = if is_page { Way::Page } else { Way::Call };
     let revokes = request.uri().path() == REVOKE;
     let request = request.map(|body| Body::new(Ending::new(body, token.clone(), Way::Request)));
-    let mut response = next.run(request).await;
-    if !revokes {
-        response = response.map(|body| Body::new(Ending::new(body, token, way)));
+    if revokes {
+        return next.run(request).await;
     }
+    let response = tokio::select! {
+        biased;
+        response = next.run(request) => response,
+        // A call that is held, as that of a worker without work is.
+        denied = token.over(), if !is_page => {
+            tonic::Status::unauthenticated(Refusal::from(denied).to_string()).into_http()
+        }
+    };
+    let mut response = response.map(|body| Body::new(Ending::new(body, token, way)));
     if is_page {
         keep_to_itself(&mut response);
     }

@@ -457,6 +457,51 @@ async fn a_stream_breaks_off_at_its_next_message_once_its_token_is_over() {
     assert!(first.is_trailers());
 }
 
+#[tokio::test]
+async fn a_silent_stream_ends_when_its_token_is_revoked_or_expires() {
+    use http_body::Body as _;
+    let silent = || Body::from_stream(tokio_stream::pending::<Result<&str, std::io::Error>>());
+    let record = |expires_unix_ms| TokenRecord {
+        id: 1,
+        name: String::new(),
+        role: Role::Viewer.into(),
+        hash: Fingerprint::of("a").hex(),
+        page_hash: Fingerprint::of("b").hex(),
+        created_unix_ms: 0,
+        expires_unix_ms,
+        revoked_unix_ms: None,
+        used_day: None,
+    };
+    let soon = crate::clock::now().wall.0 + 50;
+    for (expires, revoke) in [(None, true), (Some(soon), false)] {
+        let tokens = Tokens::new(token(), &[record(expires)]);
+        let issued = tokens.get(1).expect("a token");
+        let mut body = Ending::new(silent(), issued.clone(), Way::Call);
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let mut begun = Some(begun);
+        let waiting = tokio::spawn(async move {
+            std::future::poll_fn(move |context| {
+                let frame = std::pin::Pin::new(&mut body).poll_frame(context);
+                if frame.is_pending() {
+                    begun
+                        .take()
+                        .into_iter()
+                        .for_each(|begun| drop(begun.send(())));
+                }
+                frame
+            })
+            .await
+        });
+        if revoke {
+            has_begun.await.expect("a stream that waits");
+            issued.revoke(1);
+        }
+        let last = waiting.await.expect("a task").expect("a frame");
+        let trailers = last.expect("an end").into_trailers().expect("trailers");
+        assert_eq!(trailers["grpc-status"], "16");
+    }
+}
+
 #[test]
 fn the_key_leaves_the_address_and_leads_to_no_other_host() {
     for (path, wanted) in [("/", "/"), ("/j/7", "/j/7"), ("//evil.example", "/")] {

@@ -2,13 +2,22 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::time::Duration;
 
 use qlora_access::Fingerprint;
 use qlora_proto::{DAY_MS, Role};
 use qlora_store::TokenRecord;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::clock::now;
 
 /// Stands for no time and no day.
 const NONE: u64 = u64::MAX;
+/// How long a token that is over stays in the list.
+const REMEMBERED_MS: u64 = 90 * DAY_MS;
+/// The wall clock may be set while an expiry is waited for, so it is looked at again.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Why a token opens nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +41,8 @@ pub struct Issued {
     created: u64,
     expires: Option<u64>,
     revoked: AtomicU64,
+    /// Wakes whoever waits for its end.
+    ended: Notify,
     used_day: AtomicU64,
     /// The day that is in the store.
     stored_day: AtomicU64,
@@ -50,6 +61,7 @@ impl Issued {
             created: record.created_unix_ms,
             expires: record.expires_unix_ms,
             revoked: AtomicU64::new(record.revoked_unix_ms.unwrap_or(NONE)),
+            ended: Notify::new(),
             used_day: AtomicU64::new(day),
             stored_day: AtomicU64::new(day),
         })
@@ -106,6 +118,34 @@ impl Issued {
     pub fn revoke(&self, wall: u64) {
         // The first time counts.
         let _ = self.revoked.compare_exchange(NONE, wall, AcqRel, Acquire);
+        self.ended.notify_waiters();
+    }
+
+    /// Waits until it is over.
+    pub async fn over(&self) -> Denied {
+        loop {
+            // Before the check: a revocation between the two wakes it.
+            let told = self.ended.notified();
+            let wall = now().wall.0;
+            if let Err(denied) = self.check(wall) {
+                return denied;
+            }
+            match self.expires {
+                None => told.await,
+                Some(at) => {
+                    let left = Duration::from_millis(at.saturating_sub(wall));
+                    // Told or not: the loop looks again.
+                    let _ = timeout(left.min(LOOK), told).await;
+                }
+            }
+        }
+    }
+
+    /// Whether it was over so long ago that the list need not have it any more.
+    pub(super) fn is_forgotten(&self, wall: u64) -> bool {
+        let revoked = Some(self.revoked.load(Acquire)).filter(|at| *at != NONE);
+        let over = revoked.into_iter().chain(self.expires).min();
+        over.is_some_and(|at| at.saturating_add(REMEMBERED_MS) <= wall)
     }
 
     /// The last day of use, where the store does not have it.

@@ -6,6 +6,7 @@
 mod holder;
 mod issued;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -144,6 +145,39 @@ impl Tokens {
     }
 }
 
+impl Tokens {
+    /// Those that were over long ago. The newest token stays, since its number tells which one the
+    /// next is given: the journal knows tokens by their numbers.
+    fn forgotten(&self, wall: u64) -> Vec<u64> {
+        let table = self.issued.read().unwrap_or_else(PoisonError::into_inner);
+        let mut older = table.by_id.values();
+        older.next_back();
+        older
+            .filter(|one| one.is_forgotten(wall))
+            .map(|one| one.id)
+            .collect()
+    }
+
+    /// It is not in the list any more. That is stored already.
+    fn remove(&self, id: u64) {
+        let mut table = self.issued.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(gone) = table.by_id.remove(&id) else {
+            return;
+        };
+        let Table {
+            by_token, by_page, ..
+        } = &mut *table;
+        for (near, start) in [(by_token, gone.token.start()), (by_page, gone.page.start())] {
+            if let Entry::Occupied(mut held) = near.entry(start) {
+                held.get_mut().retain(|one| one.id != id);
+                if held.get().is_empty() {
+                    held.remove();
+                }
+            }
+        }
+    }
+}
+
 fn in_force(found: Option<&Arc<Issued>>) -> Result<Holder, Denied> {
     let token = found.ok_or(Denied::Unknown)?;
     let wall = now().wall.0;
@@ -152,30 +186,47 @@ fn in_force(found: Option<&Arc<Issued>>) -> Result<Holder, Denied> {
     Ok(Holder::Issued(token.clone()))
 }
 
-/// Stores on which day each token was used last.
-pub async fn keep_days<S: JobStore>(tokens: Arc<Tokens>, store: Arc<S>) {
+/// Stores on which day each token was used last, and removes those that were over long ago.
+pub async fn keep<S: JobStore>(tokens: Arc<Tokens>, store: Arc<S>) {
     let mut interval = tokio::time::interval(EVERY);
     loop {
         interval.tick().await;
-        let all = tokens.all();
-        let late: Vec<_> = all
-            .iter()
-            .filter_map(|token| Some((token, token.unsaved_day()?)))
-            .collect();
-        if late.is_empty() {
-            continue;
-        }
-        let writes = late
-            .iter()
-            .map(|(token, day)| Write::TokenUsed {
-                id: token.id,
-                day: *day,
-            })
-            .collect();
-        match store.apply(writes).await {
-            Ok(_) => late.iter().for_each(|(token, day)| token.saved_day(*day)),
-            Err(e) => tracing::warn!("days on which tokens were used are not stored: {e}"),
-        }
+        keep_days(&tokens, &*store).await;
+        forget(&tokens, &*store, now().wall.0).await;
+    }
+}
+
+async fn keep_days<S: JobStore>(tokens: &Tokens, store: &S) {
+    let all = tokens.all();
+    let late: Vec<_> = all
+        .iter()
+        .filter_map(|token| Some((token, token.unsaved_day()?)))
+        .collect();
+    if late.is_empty() {
+        return;
+    }
+    let writes = late
+        .iter()
+        .map(|(token, day)| Write::TokenUsed {
+            id: token.id,
+            day: *day,
+        })
+        .collect();
+    match store.apply(writes).await {
+        Ok(_) => late.iter().for_each(|(token, day)| token.saved_day(*day)),
+        Err(e) => tracing::warn!("days on which tokens were used are not stored: {e}"),
+    }
+}
+
+async fn forget<S: JobStore>(tokens: &Tokens, store: &S, wall: u64) {
+    let gone = tokens.forgotten(wall);
+    if gone.is_empty() {
+        return;
+    }
+    let writes = gone.iter().copied().map(Write::RemoveToken).collect();
+    match store.apply(writes).await {
+        Ok(_) => gone.into_iter().for_each(|id| tokens.remove(id)),
+        Err(e) => tracing::warn!("tokens that were over long ago stay in the list for now: {e}"),
     }
 }
 
@@ -232,6 +283,36 @@ mod tests {
         assert_eq!(tokens.by_token(one.secret()), Err(Denied::Revoked));
         assert_eq!(tokens.by_page_key(&key), Err(Denied::Revoked));
         assert_eq!(held.record().revoked_unix_ms, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_over_for_90_days_leaves_the_list_and_its_number_is_not_given_again() {
+        const DAY: u64 = qlora_proto::DAY_MS;
+        let store = qlora_store::MemoryStore::default();
+        let over_at = |id, at| TokenRecord {
+            expires_unix_ms: at,
+            ..record(id, &token())
+        };
+        let records = [
+            over_at(1, Some(DAY)),
+            over_at(2, Some(3 * DAY)),
+            over_at(3, None),
+            over_at(4, Some(DAY)),
+        ];
+        let made = records.iter().cloned().map(Box::new).map(Write::AddToken);
+        store.apply(made.collect()).await.expect("writes");
+        let tokens = Tokens::new(token(), &records);
+        let listed = |tokens: &Tokens| tokens.all().iter().map(|t| t.id).collect::<Vec<_>>();
+        forget(&tokens, &store, 91 * DAY - 1).await;
+        assert_eq!(listed(&tokens), [1, 2, 3, 4]);
+        forget(&tokens, &store, 92 * DAY).await;
+        // The last one stays for its number.
+        assert_eq!(listed(&tokens), [2, 3, 4]);
+        let kept = store.tokens().await.expect("tokens");
+        assert_eq!(listed(&Tokens::new(token(), &kept)), [2, 3, 4]);
+        assert_eq!(Tokens::new(token(), &kept).making().await.1, 5);
+        let table = tokens.issued.read().expect("a lock");
+        assert_eq!((table.by_token.len(), table.by_page.len()), (3, 3));
     }
 
     #[test]
