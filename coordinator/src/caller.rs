@@ -26,6 +26,11 @@ impl Caller {
         matches!(self.holder.role(), Role::Admin | Role::Submitter)
     }
 
+    /// Whether this caller may send nothing, only look.
+    pub fn only_looks(&self) -> bool {
+        self.holder.role() == Role::Viewer
+    }
+
     pub fn is_worker(&self) -> bool {
         self.holder.role() == Role::Worker
     }

@@ -28,11 +28,15 @@ impl<S: JobStore> ArtifactService for Services<S> {
         &self,
         request: Request<StatArtifactRequest>,
     ) -> Result<Response<StatArtifactResponse>, Status> {
-        let stat = self
-            .artifacts
-            .stat(&digest(&request.into_inner().digest)?)
-            .await
-            .map_err(CallError::from)?;
+        let only_looks = caller::of(request.extensions()).is_some_and(Caller::only_looks);
+        let digest = digest(&request.into_inner().digest)?;
+        // Who may send nothing relies on nothing: a look keeps no artifact alive.
+        let stat = if only_looks {
+            self.artifacts.look(&digest).await
+        } else {
+            self.artifacts.stat(&digest).await
+        }
+        .map_err(CallError::from)?;
         let (size, received) = if stat.complete {
             (stat.size, 0)
         } else {
@@ -95,10 +99,8 @@ impl<S: JobStore> ArtifactService for Services<S> {
     ) -> Result<Response<Self::DownloadStream>, Status> {
         let is_worker = caller::of(request.extensions()).is_some_and(Caller::is_worker);
         let request = request.into_inner();
-        if is_worker && !self.is_of_an_attempt(&request.digest).await? {
-            return Err(Status::permission_denied(
-                "a worker's token downloads what a running attempt needs and nothing else; other artifacts need a token of the role viewer",
-            ));
+        if is_worker {
+            self.may_download(&request).await?;
         }
         let mut reader = self
             .artifacts
@@ -172,18 +174,30 @@ impl<S: JobStore> Services<S> {
         Ok(upload.finish().await.map_err(CallError::from)?)
     }
 
-    /// Whether a job that runs has the artifact `digest`.
-    async fn is_of_an_attempt(&self, digest: &str) -> Result<bool, CallError> {
-        let digest = digest.to_owned();
-        self.driver
+    /// A worker downloads for its own attempt, and only what the job of that attempt has.
+    async fn may_download(&self, request: &DownloadRequest) -> Result<(), Status> {
+        let denied = |why| {
+            Status::permission_denied(format!(
+                "{why}; other artifacts need a token of the role viewer"
+            ))
+        };
+        let Some(token) = convert::token_in(request.token) else {
+            return Err(denied("a worker's token downloads for an attempt only"));
+        };
+        let session = convert::session_in(request.session);
+        let id = self.job_of(session, token).await?;
+        let digest = request.digest.clone();
+        let is_of_it = self
+            .driver
             .read(move |engine| {
-                let mut held = engine.workers().filter_map(|worker| worker.assigned);
-                held.any(|token| {
-                    let job = engine.job_of(token).and_then(|id| engine.job(id));
-                    job.is_some_and(|job| job.digests().any(|one| one == digest))
-                })
+                let job = engine.job(id);
+                job.is_some_and(|job| job.digests().any(|one| one == digest))
             })
-            .await
+            .await?;
+        if is_of_it {
+            return Ok(());
+        }
+        Err(denied("the job of this attempt does not have the artifact"))
     }
 
     /// An attempt uploads only while it is current; a person always may.

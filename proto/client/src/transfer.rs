@@ -48,7 +48,7 @@ impl From<TransferError> for TryError {
 
 /// In whose name a transfer is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
+enum Caller {
     /// A person is told at once of what somebody has to mend, such as a token that is refused.
     Person,
     /// A worker goes on: its session registers again meanwhile, and ends the transfer where that
@@ -97,6 +97,18 @@ pub struct Source<'a> {
 pub struct By<'a> {
     pub token: u64,
     pub session: &'a (dyn Fn() -> u64 + Send + Sync),
+}
+
+fn caller(by: Option<By<'_>>) -> Caller {
+    match by {
+        Some(_) => Caller::Worker,
+        None => Caller::Person,
+    }
+}
+
+/// The token and the session that a request names; 0 for a person.
+fn named(by: Option<By<'_>>) -> (u64, u64) {
+    by.map_or((0, 0), |by| (by.token, (by.session)()))
 }
 
 /// Uploads `source`, going on after every break.
@@ -159,10 +171,7 @@ struct Sent<'a> {
 
 impl Sent<'_> {
     fn caller(&self) -> Caller {
-        match self.by {
-            Some(_) => Caller::Worker,
-            None => Caller::Person,
-        }
+        caller(self.by)
     }
 }
 
@@ -217,7 +226,7 @@ async fn try_upload(
     let mut reader = Reader::open(content, stat.received).await?;
     let (sender, receiver) = mpsc::channel(4);
     let mut sent = stat.received;
-    let (token, session) = by.map_or((0, 0), |by| (by.token, (by.session)()));
+    let (token, session) = named(by);
     let header = UploadHeader {
         digest: digest.into(),
         size,
@@ -253,19 +262,19 @@ async fn try_upload(
     answer.map(drop).map_err(fault)
 }
 
-/// Downloads the artifact `digest` to `path`, going on after every break; checks it before it gets
-/// its name.
+/// Downloads the artifact `digest` to `path` for the attempt `by`, or for a person; goes on after
+/// every break, and checks the artifact before it gets its name.
 pub async fn download(
     client: &Client,
     digest: &str,
     path: &Path,
-    caller: Caller,
+    by: Option<By<'_>>,
     watch: Watch<'_>,
 ) -> Result<(), TransferError> {
     let partial = path.with_extension("partial");
     let (mut damaged, mut backoff) = (false, Backoff::new(Policy::CALL));
     loop {
-        match try_download(client.clone(), digest, &partial, caller, watch).await {
+        match try_download(client.clone(), digest, &partial, by, watch).await {
             Ok(()) if self::digest(&partial)?.0 == digest => {
                 return qlora_files::place(&partial, path).map_err(io(path));
             }
@@ -287,10 +296,10 @@ async fn try_download(
     mut client: Client,
     digest: &str,
     partial: &Path,
-    caller: Caller,
+    by: Option<By<'_>>,
     watch: Watch<'_>,
 ) -> Result<(), TryError> {
-    let fault = |status: Status| TryError::of(&status, caller);
+    let fault = |status: Status| TryError::of(&status, caller(by));
     let mut options = tokio::fs::OpenOptions::new();
     let mut file = options
         .create(true)
@@ -299,9 +308,12 @@ async fn try_download(
         .await
         .map_err(io(partial))?;
     let offset = file.metadata().await.map_err(io(partial))?.len();
+    let (token, session) = named(by);
     let request = DownloadRequest {
         digest: digest.into(),
         offset,
+        token,
+        session,
     };
     let messages = client.artifacts.download(request).await;
     let mut messages = messages.map_err(fault)?.into_inner();

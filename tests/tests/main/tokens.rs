@@ -5,7 +5,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use qlora_client::Client;
-use qlora_proto::{JobKind, ListJobsRequest, StreamLogsRequest, SubmitRequest, SubscribeRequest};
+use qlora_proto::{
+    DownloadRequest, GetJobRequest, JobKind, ListJobsRequest, StreamLogsRequest, SubmitRequest,
+    SubscribeRequest,
+};
 use qlora_tests::{Answer, World, http, wait_until};
 use serde_json::Value;
 use tonic::Code;
@@ -404,6 +407,50 @@ fn every_change_is_told_with_who_asked_for_it_and_from_where() {
     world.restart_coordinator();
     let again = world.ctl(&["audit", "--json"]).json();
     assert_eq!(again, told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_token_of_a_worker_opens_no_artifact_of_a_job() {
+    let mut world = World::new(&[]);
+    let stolen = make(&world, "worker", &["--expires", "1h"]);
+    let id = world.submit(&world.config("training: {max_steps: 100000}"), &[]);
+    let _running = world.worker("a", &[]);
+    wait_until("the attempt", || {
+        (world.job(id)["state"] == "running").then_some(())
+    });
+    let asked = GetJobRequest { id };
+    let job = world.client().jobs.get_job(asked).await.expect("a job");
+    let digest = job.into_inner().files[0].digest.clone();
+    let mut thief = client(&world, &stolen);
+    // No attempt, one that was made up, and one that may be the right one under a session that is not.
+    for (token, session, wanted) in [
+        (0, 0, Code::PermissionDenied),
+        (u64::MAX, 1, Code::Unauthenticated),
+        (1, 1, Code::Unauthenticated),
+    ] {
+        let asked = DownloadRequest {
+            digest: digest.clone(),
+            offset: 0,
+            token,
+            session,
+        };
+        let refused = thief
+            .artifacts
+            .download(asked)
+            .await
+            .expect_err("a refusal");
+        assert_eq!(refused.code(), wanted, "{refused}");
+    }
+    // Whoever may read needs no attempt.
+    let asked = DownloadRequest {
+        digest,
+        ..DownloadRequest::default()
+    };
+    let viewer = make(&world, "viewer", &[]);
+    let mut reader = client(&world, &viewer);
+    let answer = reader.artifacts.download(asked).await;
+    let first = answer.expect("an answer").into_inner().message().await;
+    assert!(first.expect("a message").is_some());
 }
 
 #[test]

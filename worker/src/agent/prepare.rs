@@ -18,7 +18,7 @@ use crate::child::{Spec, Task};
 use crate::models::{self, Progress as FetchProgress};
 use crate::process_group::Member;
 use qlora_client::TransferError;
-use qlora_client::transfer::{self, Caller, unwatched};
+use qlora_client::transfer::{self, By, unwatched};
 use qlora_trainer::checkpoint::BEST;
 
 /// Bytes of the name of a file at the most.
@@ -109,14 +109,7 @@ impl Work {
             return Ok(None);
         };
         let fetched = self.folder.join(format!("{role}.rows"));
-        transfer::download(
-            &self.client,
-            &file.digest,
-            &fetched,
-            Caller::Worker,
-            &unwatched,
-        )
-        .await?;
+        self.fetch(&file.digest, &fetched).await?;
         let folder = self.folder.join(role.to_string());
         tokio::fs::create_dir_all(&folder)
             .await
@@ -133,10 +126,21 @@ impl Work {
         Ok(Some(path))
     }
 
+    /// Brings an artifact of the job here, in the name of the attempt.
+    async fn fetch(&self, digest: &str, path: &Path) -> Result<(), Fault> {
+        let current = self.session.clone();
+        let session = move || current.get();
+        let by = By {
+            token: self.assignment.token,
+            session: &session,
+        };
+        Ok(transfer::download(&self.client, digest, path, Some(by), &unwatched).await?)
+    }
+
     /// An archive of the store, unpacked as `name`.
     async fn fetch_folder(&self, name: &str, digest: &str) -> Result<PathBuf, Fault> {
         let archive = self.folder.join(format!("{name}.tar"));
-        transfer::download(&self.client, digest, &archive, Caller::Worker, &unwatched).await?;
+        self.fetch(digest, &archive).await?;
         let folder = self.folder.join(name);
         blocking((archive, folder.clone()), |(archive, folder)| {
             unpack(archive, folder)

@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use qlora_client::TransferError;
-use qlora_client::transfer;
-use qlora_client::transfer::Caller;
+use qlora_client::{TransferError, transfer};
 use qlora_files::Partial;
 use qlora_proto::{ArtifactKind, Job, JobArtifact, JobState};
 
@@ -105,7 +103,7 @@ pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Re
         &context.client().await?,
         &artifact.digest,
         &archive,
-        Caller::Person,
+        None,
         &move |n| moving.set_position(n),
     )
     .await;

@@ -114,9 +114,9 @@ async fn sent(client: &Client, file: &File, by: Option<By<'_>>) -> Result<(), Tr
     upload(client, &source, &unwatched).await
 }
 
-async fn got(client: &Client, file: &File, caller: Caller) -> Result<Vec<u8>, TransferError> {
+async fn got(client: &Client, file: &File, by: Option<By<'_>>) -> Result<Vec<u8>, TransferError> {
     let path = file.folder.path().join("got");
-    download(client, &file.digest, &path, caller, &unwatched).await?;
+    download(client, &file.digest, &path, by, &unwatched).await?;
     Ok(std::fs::read(&path).expect("a file"))
 }
 
@@ -136,7 +136,7 @@ async fn a_worker_goes_on_whichever_call_of_a_transfer_does_not_know_its_session
     }
     for failing in [&[0][..], &[0, 1]] {
         let (client, calls) = store(failing, Code::Unauthenticated);
-        let bytes = got(&client, &file, Caller::Worker).await;
+        let bytes = got(&client, &file, by).await;
         assert_eq!(bytes.expect("a download"), BYTES);
         assert_eq!(calls.load(Ordering::SeqCst), failing.len() + 1);
     }
@@ -148,7 +148,7 @@ async fn a_person_is_told_at_once_of_a_token_that_is_refused() {
     let (client, calls) = store(&[0, 1, 2], Code::Unauthenticated);
     let told = [
         sent(&client, &file, None).await,
-        got(&client, &file, Caller::Person).await.map(drop),
+        got(&client, &file, None).await.map(drop),
     ];
     for told in told {
         assert!(
@@ -162,6 +162,11 @@ async fn a_person_is_told_at_once_of_a_token_that_is_refused() {
 #[tokio::test]
 async fn what_is_refused_for_good_ends_a_workers_transfer_too() {
     let file = file();
+    let session = || 2;
+    let by = Some(By {
+        token: 1,
+        session: &session,
+    });
     for code in [
         Code::NotFound,
         Code::FailedPrecondition,
@@ -169,7 +174,7 @@ async fn what_is_refused_for_good_ends_a_workers_transfer_too() {
         Code::DataLoss,
     ] {
         let (client, calls) = store(&[0, 1], code);
-        let told = got(&client, &file, Caller::Worker).await;
+        let told = got(&client, &file, by).await;
         assert!(matches!(told, Err(TransferError::Refused(_))), "{code:?}");
         assert_eq!(calls.load(Ordering::SeqCst), 1, "{code:?}");
     }
