@@ -4,6 +4,8 @@
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
+use qlora_proto::PASSES_AFTER;
+use tonic::metadata::MetadataValue;
 
 use super::form;
 use super::refusal::{HEADER, Refusal};
@@ -12,7 +14,12 @@ use crate::page;
 /// What the sender of `request` gets for `refusal`.
 pub fn refuse(refusal: &Refusal, request: &Request) -> Response {
     if request.version() == Version::HTTP_2 && form::is_grpc_type(request) {
-        return tonic::Status::new(refusal.code(), refusal.to_string()).into_http();
+        let mut status = tonic::Status::new(refusal.code(), refusal.to_string());
+        if let Some(after) = refusal.passes_after() {
+            let ms = MetadataValue::from(after.as_millis() as u64);
+            status.metadata_mut().insert(PASSES_AFTER, ms);
+        }
+        return status.into_http();
     }
     let mut response = match refusal {
         Refusal::NoToken | Refusal::WrongToken | Refusal::Expired | Refusal::Revoked => {
@@ -33,6 +40,9 @@ pub fn refuse(refusal: &Refusal, request: &Request) -> Response {
     }
     if matches!(refusal, Refusal::Method(_)) {
         headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    if let Some(after) = refusal.passes_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs() + 1));
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

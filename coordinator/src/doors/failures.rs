@@ -1,7 +1,10 @@
 //! Slows who shows wrong tokens again and again.
 //!
 //! Nobody guesses 256 random bits, but a token that a person chose may be short, and each try costs
-//! a line of the log. Only refusals wait; who shows a right token from the same address does not.
+//! a line of the log. Only refusals wait, one behind the other; who shows a right token from the
+//! same address does not, until so many refusals wait that more tokens are tried at once than a
+//! person or a fleet would. From then on nobody looks at what strangers of that address bring, so
+//! that guesses in parallel are not faster, and those that wait are few.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,6 +20,8 @@ const FORGET: Duration = Duration::from_secs(60);
 const ADDRESSES: usize = 4096;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
+/// How long the queue of an address's refusals may be while further tokens are looked at.
+const QUEUE: Duration = Duration::from_secs(10);
 
 /// Failed authentications by the addresses that they came from.
 #[derive(Debug, Default)]
@@ -26,10 +31,12 @@ pub struct Failures(Mutex<HashMap<IpAddr, Failed>>);
 struct Failed {
     times: u32,
     last: Instant,
+    /// When the last of its refusals that wait is sent.
+    free: Instant,
 }
 
 impl Failures {
-    /// Counts a wrong token; the refusal waits for what this gives.
+    /// Counts a wrong token; the refusal waits for what this gives, behind those before it.
     pub fn count(&self, from: IpAddr, now: Instant) -> Duration {
         let from = network(from);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,6 +46,7 @@ impl Failures {
         let failed = all.entry(from).or_insert(Failed {
             times: 0,
             last: now,
+            free: now,
         });
         if is_forgotten(failed, now) {
             failed.times = 0;
@@ -51,7 +59,17 @@ impl Failures {
         if beyond == 0 {
             tracing::warn!(%from, "{FREE} wrong tokens came from this address; its refusals are slowed");
         }
-        SHORTEST.saturating_mul(1 << beyond.min(16)).min(LONGEST)
+        let step = SHORTEST.saturating_mul(1 << beyond.min(16)).min(LONGEST);
+        failed.free = failed.free.max(now) + step;
+        failed.free.saturating_duration_since(now)
+    }
+
+    /// How long nobody looks at what a stranger of this address brings; none where somebody does.
+    pub fn busy(&self, from: IpAddr, now: Instant) -> Option<Duration> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = all.get(&network(from))?;
+        let queue = failed.free.saturating_duration_since(now);
+        queue.checked_sub(QUEUE).filter(|wait| !wait.is_zero())
     }
 }
 
@@ -98,14 +116,42 @@ mod tests {
         for _ in 0..FREE {
             assert_eq!(failures.count(ip("10.0.0.1"), now), Duration::ZERO);
         }
-        let waits: Vec<_> = (0..8)
-            .map(|_| failures.count(ip("10.0.0.1"), now).as_millis())
-            .collect();
+        // One after the other: each comes when the refusal before it was sent.
+        let mut at = now;
+        let mut next = || {
+            let wait = failures.count(ip("10.0.0.1"), at);
+            at += wait;
+            wait.as_millis()
+        };
+        let waits: Vec<_> = (0..8).map(|_| next()).collect();
         assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
-        assert_eq!(failures.count(ip("::ffff:10.0.0.1"), now), LONGEST);
+        assert_eq!(failures.count(ip("::ffff:10.0.0.1"), at), LONGEST);
+        assert_eq!(failures.busy(ip("10.0.0.1"), at), None);
         assert_eq!(failures.count(ip("10.0.0.2"), now), Duration::ZERO);
-        let later = now + FORGET + Duration::from_secs(1);
+        let later = at + FORGET + Duration::from_secs(1);
         assert_eq!(failures.count(ip("10.0.0.1"), later), Duration::ZERO);
+    }
+
+    #[test]
+    fn wrong_tokens_in_parallel_are_no_faster_and_few_of_them_wait() {
+        let (failures, now) = (Failures::default(), Instant::now());
+        let from = ip("10.0.0.1");
+        let mut looked_at = 0;
+        for _ in 0..1000 {
+            if failures.busy(from, now).is_none() {
+                failures.count(from, now);
+                looked_at += 1;
+            }
+        }
+        // Ten that are free, six of 3.15 s together, and four of 2 s each.
+        assert_eq!(looked_at, FREE + 10);
+        let wait = failures.busy(from, now).expect("a wait");
+        assert_eq!(wait, Duration::from_millis(1150));
+        assert_eq!(failures.busy(ip("10.0.0.2"), now), None);
+        assert_eq!(failures.busy(from, now + wait), None);
+        // One more is looked at for each refusal that was sent.
+        failures.count(from, now + wait);
+        assert_eq!(failures.busy(from, now + wait), Some(LONGEST));
     }
 
     #[test]

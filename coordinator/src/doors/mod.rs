@@ -73,6 +73,7 @@ impl Doors {
         if open {
             return Ok(Pass::Open);
         }
+        self.check_busy(connection)?;
         let pass = pass::check(request, &self.tokens, grpc)?;
         if let Pass::Known(holder) = &pass {
             roles::check(holder.role(), request.method(), path)?;
@@ -82,6 +83,14 @@ impl Doors {
             }
         }
         Ok(pass)
+    }
+
+    /// A stranger comes from an address from which too many wrong tokens come at once.
+    fn check_busy(&self, connection: Option<&Connection>) -> Result<(), Refusal> {
+        let stranger = connection.filter(|connection| !connection.is_known());
+        let from = stranger.map(|connection| connection.peer().ip());
+        let busy = from.and_then(|from| self.failures.busy(from, Instant::now()));
+        busy.map_or(Ok(()), |after| Err(Refusal::Busy(after)))
     }
 
     /// Waits before a refusal to who has shown wrong tokens again and again.

@@ -1,5 +1,7 @@
 //! Why a request is not let in. This is data; how a refusal is sent is the subject of `answer`.
 
+use std::time::Duration;
+
 use axum::http::{Method, StatusCode, Version};
 use qlora_proto::Role;
 use tonic::Code;
@@ -43,6 +45,8 @@ pub enum Refusal {
         "this coordinator asks workers for a certificate; start the worker with --cert FILE and --key FILE, which qlora-coordinator certify makes"
     )]
     NoCertificate,
+    #[error("too many wrong tokens come from this address; try again in {} s", .0.as_secs() + 1)]
+    Busy(Duration),
     /// No row of `roles` says who may call it.
     #[error("no method {0}")]
     Absent(String),
@@ -76,6 +80,7 @@ impl Refusal {
             Self::NoHost => StatusCode::BAD_REQUEST,
             Self::Origin(_) | Self::Role { .. } | Self::NoCertificate => StatusCode::FORBIDDEN,
             Self::Absent(_) => StatusCode::NOT_FOUND,
+            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Version(_) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -95,12 +100,21 @@ impl Refusal {
             | Self::Revoked
             | Self::CookieAlone => Code::Unauthenticated,
             Self::Absent(_) => Code::Unimplemented,
+            Self::Busy(_) => Code::ResourceExhausted,
             _ => Code::PermissionDenied,
         }
     }
 }
 
 impl Refusal {
+    /// After how long the same request is looked at again, where that passes by itself.
+    pub fn passes_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy(after) => Some(*after),
+            _ => None,
+        }
+    }
+
     /// Whether somebody showed a token that opens nothing.
     pub fn is_of_a_token(&self) -> bool {
         matches!(self, Self::WrongToken | Self::Expired | Self::Revoked)

@@ -78,7 +78,8 @@ impl Connection {
         self.state().certified
     }
 
-    pub(super) fn is_known(&self) -> bool {
+    /// Whether the peer has shown the token.
+    pub fn is_known(&self) -> bool {
         self.state().known
     }
 

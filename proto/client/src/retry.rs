@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use qlora_proto::PASSES_AFTER;
 use tonic::{Code, Status};
 
 /// What a status means for whoever asked in the name of an attempt.
@@ -43,6 +44,12 @@ pub fn judge(status: &Status) -> Verdict {
     }
 }
 
+/// After how long a refusal has passed, where the coordinator says so.
+pub fn passes_after(status: &Status) -> Option<Duration> {
+    let told = status.metadata().get(PASSES_AFTER)?.to_str().ok()?;
+    told.parse().ok().map(Duration::from_millis)
+}
+
 /// Whether an HTTP server that answers with `status` answers so again. Trouble of the server
 /// passes, and so do a request that came too slowly or too early and one of too many.
 pub fn is_final_http(status: u16) -> bool {
@@ -72,7 +79,7 @@ where
     let mut backoff = Backoff::new(Policy::CALL);
     loop {
         match call().await {
-            Err(status) if !judge(&status).is_final() => backoff.wait().await,
+            Err(status) if !judge(&status).is_final() => backoff.wait_for(&status).await,
             answer => return answer,
         }
     }
@@ -137,6 +144,16 @@ impl Backoff {
     /// Waits before the next try.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.take()).await;
+    }
+
+    /// The wait before the next try, at the least as long as the coordinator has asked for.
+    fn take_for(&mut self, status: &Status) -> Duration {
+        self.take().max(passes_after(status).unwrap_or_default())
+    }
+
+    /// Waits before the next try after `status`.
+    pub async fn wait_for(&mut self, status: &Status) {
+        tokio::time::sleep(self.take_for(status)).await;
     }
 
     /// A try has succeeded.
@@ -212,6 +229,19 @@ mod tests {
         for status in [408, 425, 429, 500, 502, 503, 504] {
             assert!(!is_final_http(status), "{status}");
         }
+    }
+
+    #[test]
+    fn a_wait_that_the_coordinator_asks_for_is_kept() {
+        let mut busy = Status::resource_exhausted("too many");
+        let mut backoff = Backoff::new(Policy::CALL);
+        assert_eq!(backoff.take_for(&busy), Duration::from_millis(200));
+        let value = "7000".parse().expect("a value");
+        busy.metadata_mut().insert(PASSES_AFTER, value);
+        assert_eq!(backoff.take_for(&busy), Duration::from_secs(7));
+        let value = "1".parse().expect("a value");
+        busy.metadata_mut().insert(PASSES_AFTER, value);
+        assert_eq!(backoff.take_for(&busy), Duration::from_millis(800));
     }
 
     #[tokio::test]

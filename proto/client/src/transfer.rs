@@ -15,7 +15,7 @@ use tonic::Status;
 use self::content::{Content, Reader};
 use crate::archive::Archive;
 use crate::connection::Client;
-use crate::retry::{Backoff, Policy, Verdict, judge};
+use crate::retry::{Backoff, Policy, Verdict, judge, passes_after};
 use crate::transfer_error::{TransferError, io};
 
 mod content;
@@ -64,6 +64,8 @@ impl TryError {
     fn of(status: &Status, caller: Caller) -> Self {
         match status.code() {
             tonic::Code::Aborted => Self::Mismatch(status.message().to_owned()),
+            // What passes by itself is no disk.
+            tonic::Code::ResourceExhausted if passes_after(status).is_some() => Self::Again,
             tonic::Code::ResourceExhausted => Self::Full(status.message().to_owned()),
             // Damaged bytes in the store stay damaged until somebody sends them again.
             tonic::Code::DataLoss => Self::refused(status),
