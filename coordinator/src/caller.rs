@@ -1,12 +1,14 @@
 //! Who makes a request: by which token, and from where.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::http::Extensions;
 use qlora_proto::Role;
 use qlora_store::By;
 
 use crate::clock::now;
+use crate::sessions::Session;
 use crate::tokens::{Denied, Holder};
 
 /// Who makes a request. `doors::guard` puts it among the request's extensions.
@@ -14,11 +16,38 @@ use crate::tokens::{Denied, Holder};
 pub struct Caller {
     holder: Holder,
     from: Option<SocketAddr>,
+    session: Option<Arc<Session>>,
 }
 
 impl Caller {
     pub fn new(holder: Holder, from: Option<SocketAddr>) -> Self {
-        Self { holder, from }
+        Self {
+            holder,
+            from,
+            session: None,
+        }
+    }
+
+    /// Who asks in a browser.
+    pub fn in_session(session: Arc<Session>, from: Option<SocketAddr>) -> Self {
+        Self {
+            holder: session.holder.clone(),
+            from,
+            session: Some(session),
+        }
+    }
+
+    pub fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        self.session.as_ref()
+    }
+
+    /// What the forms of its page bring; empty for a program that brings a token.
+    pub fn form_key(&self) -> &str {
+        self.session.as_ref().map_or("", |one| one.form_key())
     }
 
     /// Whether this caller may do something to a job.

@@ -23,6 +23,7 @@ mod runnable;
 mod secured;
 mod serve;
 mod services;
+mod sessions;
 mod setup;
 mod standby;
 mod tls;

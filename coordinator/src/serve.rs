@@ -31,6 +31,7 @@ use crate::page;
 use crate::place::Place;
 use crate::secured::{self, Secured};
 use crate::services::{self, Services};
+use crate::sessions::Sessions;
 use crate::standby;
 use crate::tokens::{self, Tokens};
 use crate::usage::Disk;
@@ -198,9 +199,11 @@ async fn lead<S: JobStore>(
     let address = place.address;
     let tokens = services.tokens.clone();
     let hosts = Hosts::new(address, qlora_access::names(), &setup.cli.allow_host);
-    let doors = Doors::new(hosts, tokens.clone(), setup.tls.asks_workers);
+    let sessions = Arc::<Sessions>::default();
+    let asks_workers = setup.tls.asks_workers;
+    let doors = Doors::new(hosts, tokens.clone(), sessions.clone(), asks_workers);
     tokio::spawn(tokens::keep(tokens, services.store.clone()));
-    let router = router(services.clone(), setup.registry.clone(), doors).await?;
+    let router = router(services.clone(), setup.registry.clone(), doors, sessions).await?;
     let (listener, _record) = place.last_listener()?;
     tracing::info!(%address, state = %setup.folder.display(), "serving; `qlora-ctl page` opens the page");
     tokio::spawn(keep_fresh(services.instruments.clone()));
@@ -237,6 +240,7 @@ async fn router<S: JobStore>(
     services: Services<S>,
     registry: prometheus::Registry,
     doors: Arc<Doors>,
+    sessions: Arc<Sessions>,
 ) -> Result<Router, StartError> {
     let grpc = services::routes(services.clone())
         .await
@@ -248,7 +252,7 @@ async fn router<S: JobStore>(
     let web = Router::new()
         .route("/metrics", get(metrics).with_state(scrape))
         .route("/healthz", get(|| async { "ok\n" }))
-        .merge(page::router(services));
+        .merge(page::router(services, sessions));
     let known = grpc.into_axum_router().merge(web);
     Ok(known.layer(axum::middleware::from_fn_with_state(doors, doors::guard)))
 }

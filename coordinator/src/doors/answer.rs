@@ -8,6 +8,7 @@ use qlora_proto::PASSES_AFTER;
 use tonic::metadata::MetadataValue;
 
 use super::form;
+use super::headers::keep_to_itself;
 use super::refusal::{HEADER, Refusal};
 use crate::page;
 
@@ -22,9 +23,13 @@ pub fn refuse(refusal: &Refusal, request: &Request) -> Response {
         return status.into_http();
     }
     let mut response = match refusal {
-        Refusal::NoToken | Refusal::WrongToken | Refusal::Expired | Refusal::Revoked => {
+        Refusal::NoToken
+        | Refusal::NoSession
+        | Refusal::WrongToken
+        | Refusal::Expired
+        | Refusal::Revoked => {
             if wants_page(request) {
-                page::no_entry().into_response()
+                page::no_entry(None).into_response()
             } else {
                 format!("{refusal}; over HTTP, {HEADER}\n").into_response()
             }
@@ -45,6 +50,18 @@ pub fn refuse(refusal: &Refusal, request: &Request) -> Response {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs() + 1));
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The form to log in again, for who has sent it with a token that `refusal` is about.
+pub fn ask_again(refusal: &Refusal) -> Response {
+    let page = page::no_entry(Some(&refusal.to_string()));
+    let mut response = (refusal.status(), page).into_response();
+    let no_store = HeaderValue::from_static("no-store");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
+    keep_to_itself(&mut response);
     response
 }
 

@@ -16,6 +16,7 @@ pub struct Hosts {
     ips: Vec<IpAddr>,
     /// It listens on all addresses: the one that a connection came to is allowed on it.
     all: bool,
+    port: u16,
 }
 
 /// Reads a host as `--allow-host` takes it.
@@ -48,6 +49,7 @@ impl Hosts {
             names: machine,
             ips: vec![listen.ip()],
             all: listen.ip().is_unspecified(),
+            port: listen.port(),
         };
         hosts.names.push("localhost".into());
         for host in allowed {
@@ -57,6 +59,11 @@ impl Hosts {
             }
         }
         hosts
+    }
+
+    /// The port that is listened on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Every host that the request names must be allowed, in its address as in `Host`; `local` is

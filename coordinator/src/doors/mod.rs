@@ -10,7 +10,9 @@ mod answer;
 mod ending;
 mod failures;
 mod form;
+mod headers;
 mod hosts;
+mod login;
 mod origin;
 mod pass;
 mod refusal;
@@ -22,34 +24,44 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::Method;
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use qlora_proto::Role;
 
 use self::ending::{Ending, Way};
 use self::failures::Failures;
 pub use self::form::is_grpc_type;
+use self::headers::keep_to_itself;
 pub use self::hosts::{Hosts, parse as parse_host};
-use self::pass::{Pass, page_cookie};
+use self::login::{Logins, Visit};
+use self::pass::Pass;
 use self::refusal::Refusal;
 use crate::caller::Caller;
 use crate::listen::Connection;
-use crate::tokens::{Holder, Tokens};
+use crate::sessions::Sessions;
+use crate::tokens::Tokens;
 
 /// What the checks need.
 #[derive(Debug)]
 pub struct Doors {
     hosts: Hosts,
     tokens: Arc<Tokens>,
+    logins: Logins,
     failures: Failures,
     /// Whether workers have to show a certificate too.
     asks_workers: bool,
 }
 
 impl Doors {
-    pub fn new(hosts: Hosts, tokens: Arc<Tokens>, asks_workers: bool) -> Arc<Self> {
+    pub fn new(
+        hosts: Hosts,
+        tokens: Arc<Tokens>,
+        sessions: Arc<Sessions>,
+        asks_workers: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            logins: Logins::new(tokens.clone(), sessions, hosts.port()),
             hosts,
             tokens,
             failures: Failures::default(),
@@ -74,8 +86,16 @@ impl Doors {
             return Ok(Pass::Open);
         }
         self.check_busy(connection)?;
-        let pass = pass::check(request, &self.tokens, grpc)?;
-        if let Pass::Known(holder) = &pass {
+        if path == login::PATH && *request.method() == Method::POST {
+            // Another page must not log a browser in as somebody else.
+            return if origin::is_own_page(request) {
+                Ok(Pass::LogIn)
+            } else {
+                Err(Refusal::Origin("none is named".to_owned()))
+            };
+        }
+        let pass = pass::check(request, &self.tokens, self.logins.sessions(), grpc)?;
+        if let Some(holder) = pass.holder() {
             roles::check(holder.role(), request.method(), path)?;
             let works = holder.role() == Role::Worker || roles::is_work(path);
             if self.asks_workers && works && !connection.is_some_and(Connection::is_certified) {
@@ -109,19 +129,31 @@ impl Doors {
 pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Response {
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
     let from = connection.as_ref().map(|c| c.peer());
+    let visit = Visit {
+        from,
+        is_encrypted: connection.as_ref().is_some_and(|c| c.is_encrypted()),
+    };
     match doors.check(&request, connection.as_deref()) {
         Ok(Pass::Open) => next.run(request).await,
         Ok(Pass::Known(holder)) => {
-            if let Some(connection) = connection {
-                connection.trust();
+            trust(connection);
+            known(Caller::new(holder, from), request, next).await
+        }
+        Ok(Pass::Session(session)) => {
+            trust(connection);
+            known(Caller::in_session(session, from), request, next).await
+        }
+        Ok(Pass::Enter(holder)) => {
+            let path = request.uri().path();
+            doors.logins.begin(holder, request.headers(), visit, path)
+        }
+        Ok(Pass::LogIn) => match doors.logins.log_in(request, visit).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                doors.slow(&refusal, from).await;
+                answer::ask_again(&refusal)
             }
-            known(holder, from, request, next).await
-        }
-        Ok(Pass::Enter(key)) => {
-            let is_encrypted = connection.is_some_and(|c| c.is_encrypted());
-            let cookie = page_cookie(doors.tokens.own(), &key, is_encrypted);
-            enter(cookie, request.uri().path())
-        }
+        },
         Err(refusal) => {
             tracing::debug!(%refusal, "refused");
             let answer = answer::refuse(&refusal, &request);
@@ -133,19 +165,20 @@ pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next
     }
 }
 
+fn trust(connection: Option<Arc<Connection>>) {
+    if let Some(connection) = connection {
+        connection.trust();
+    }
+}
+
 /// The call that ends a token, whose own it may be: it gets its answer.
 const REVOKE: &str = "/qlora.v1.TokenService/RevokeToken";
 
 /// Hands a request on with the name of its caller. What it sends and gets ends with its token.
-async fn known(
-    holder: Holder,
-    from: Option<SocketAddr>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+async fn known(caller: Caller, mut request: Request, next: Next) -> Response {
     let is_page = !form::is_grpc_path(request.uri().path());
-    let token = holder.issued().cloned();
-    request.extensions_mut().insert(Caller::new(holder, from));
+    let token = caller.holder().issued().cloned();
+    request.extensions_mut().insert(caller);
     let Some(token) = token else {
         let mut response = next.run(request).await;
         if is_page {
@@ -172,37 +205,6 @@ async fn known(
         keep_to_itself(&mut response);
     }
     response
-}
-
-/// Keeps the key out of the address bar, the history and what a page tells others.
-fn enter(cookie: String, path: &str) -> Response {
-    // `//host` would lead to another host.
-    let path = if path.starts_with("//") { "/" } else { path };
-    let headers = [
-        (header::SET_COOKIE, cookie),
-        (header::LOCATION, path.to_owned()),
-    ];
-    let mut response = (StatusCode::SEE_OTHER, headers).into_response();
-    keep_to_itself(&mut response);
-    response
-}
-
-/// Other sites can neither frame nor embed what the page shows.
-fn keep_to_itself(response: &mut Response) {
-    let headers = [
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (
-            header::HeaderName::from_static("cross-origin-resource-policy"),
-            "same-origin",
-        ),
-    ];
-    for (name, value) in headers {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
-    }
 }
 
 #[cfg(test)]

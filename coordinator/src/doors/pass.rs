@@ -1,27 +1,42 @@
-//! Tokens, and the keys that open only the page.
+//! Tokens, sessions of browsers, and the keys that open only the page.
+
+use std::sync::Arc;
 
 use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, Method, header};
-use qlora_access::Token;
 use serde::Deserialize;
 
 use super::origin;
 use super::refusal::Refusal;
+use crate::clock::now;
+use crate::sessions::{LIFE_MS, Session, Sessions};
 use crate::tokens::{Denied, Holder, Tokens};
-
-/// A browser keeps the page's key for this long.
-const MONTH: u32 = 30 * 24 * 3600;
 
 /// What lets a request pass.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pass {
     /// It needs nothing.
     Open,
-    /// A token, or the page's key of one.
+    /// A token.
     Known(Holder),
-    /// A key of the page in the address: a browser gets it as a cookie, and the address again
-    /// without it.
-    Enter(String),
+    /// The cookie of a browser that has logged in.
+    Session(Arc<Session>),
+    /// A key of the page in the address: a browser gets a session, and the address again without
+    /// the key.
+    Enter(Holder),
+    /// The form by which a browser logs in; its token has yet to be looked at.
+    LogIn,
+}
+
+impl Pass {
+    /// Who asks for something that a role may or may not.
+    pub fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::Known(holder) => Some(holder),
+            Self::Session(session) => Some(&session.holder),
+            Self::Open | Self::Enter(_) | Self::LogIn => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -30,12 +45,18 @@ struct Address {
 }
 
 /// A gRPC call brings the token in its header, and nothing else counts: a browser sends cookies by
-/// itself. The page takes the token, or its key in a cookie, or either of them once in the address.
-pub fn check(request: &Request, tokens: &Tokens, grpc: bool) -> Result<Pass, Refusal> {
+/// itself. The page takes the token, or a session in the cookie `name`, or once the page's key in
+/// the address; the token itself never stands in an address.
+pub fn check(
+    request: &Request,
+    tokens: &Tokens,
+    (sessions, name): (&Sessions, &str),
+    grpc: bool,
+) -> Result<Pass, Refusal> {
     let bearer = bearer(request.headers());
     match bearer.map(|given| tokens.by_token(given)) {
         Some(Ok(holder)) => return Ok(Pass::Known(holder)),
-        // A key of the page may come beside a token of something else.
+        // A session may come beside a token of something else.
         Some(Err(Denied::Unknown)) if !grpc => {}
         Some(Err(denied)) => return Err(denied.into()),
         None if grpc => return Err(Refusal::NoToken),
@@ -46,54 +67,55 @@ pub fn check(request: &Request, tokens: &Tokens, grpc: bool) -> Result<Pass, Ref
         .ok()
         .and_then(|query| query.0.token);
     if let Some(given) = &address {
-        let key = tokens.page_key(given)?;
+        let holder = tokens.by_page_key(given)?;
         return if reads {
-            Ok(Pass::Enter(key))
+            Ok(Pass::Enter(holder))
         } else {
             Err(Refusal::WrongToken)
         };
     }
-    by_cookie(request, tokens, bearer.is_some(), reads)
+    match by_cookie(request, sessions, name) {
+        Some(Ok(session)) if reads || origin::is_own_page(request) => Ok(Pass::Session(session)),
+        Some(Ok(_)) => Err(Refusal::CookieAlone),
+        Some(Err(refusal)) => Err(refusal),
+        None if bearer.is_some() => Err(Refusal::WrongToken),
+        None => Err(Refusal::NoToken),
+    }
 }
 
-/// A browser adds the cookie to whatever it sends; what changes something must show that our own
-/// page sends it.
+/// The session of a browser. One that has ended stands in the way of none that goes on: browsers
+/// send what they have for several paths and hosts.
 fn by_cookie(
     request: &Request,
-    tokens: &Tokens,
-    mut has_brought: bool,
-    reads: bool,
-) -> Result<Pass, Refusal> {
-    let name = cookie_name(tokens.own());
-    let mut found = Err(Denied::Unknown);
-    for given in cookies(request.headers(), &name) {
-        has_brought = true;
-        let holder = tokens.by_page_key(given);
-        if !matches!(holder, Err(Denied::Unknown)) {
-            found = holder;
+    sessions: &Sessions,
+    name: &str,
+) -> Option<Result<Arc<Session>, Refusal>> {
+    let wall = now().wall.0;
+    let mut found = None;
+    for id in cookies(request.headers(), name) {
+        match sessions.find(id, wall) {
+            Ok(session) => return Some(Ok(session)),
+            Err(Denied::Unknown) => {
+                found.get_or_insert(Err(Refusal::NoSession));
+            }
+            Err(over) => found = Some(Err(over.into())),
         }
     }
-    match found {
-        Ok(holder) if reads || origin::is_own_page(request) => Ok(Pass::Known(holder)),
-        Ok(_) => Err(Refusal::CookieAlone),
-        Err(denied) if has_brought => Err(denied.into()),
-        Err(_) => Err(Refusal::NoToken),
-    }
+    found
 }
 
-/// The cookie that opens the page with `key`. Browsers keep one jar for all ports of a host, so that
-/// coordinators on one machine must have cookies of different names; `own` is the first token of
-/// this one. A browser has one key at a time of each: the link that was opened last. What came under
-/// TLS is never sent without it.
-pub fn page_cookie(own: &Token, key: &str, is_encrypted: bool) -> String {
-    let name = cookie_name(own);
+/// The name of the cookie. Browsers keep one jar for all ports of a host, so that coordinators on
+/// one machine must have cookies of different names.
+pub fn cookie_name(port: u16) -> String {
+    format!("qlora_{port}")
+}
+
+/// The cookie of the session `id`. A browser has one session at a time with each coordinator. What
+/// came under TLS is never sent without it.
+pub fn cookie(name: &str, id: &str, is_encrypted: bool) -> String {
+    let seconds = LIFE_MS / 1000;
     let secure = if is_encrypted { "; Secure" } else { "" };
-    format!("{name}={key}; HttpOnly; SameSite=Strict; Path=/; Max-Age={MONTH}{secure}")
-}
-
-fn cookie_name(token: &Token) -> String {
-    let label: String = token.page_key().chars().take(8).collect();
-    format!("qlora_{label}")
+    format!("{name}={id}; HttpOnly; SameSite=Strict; Path=/; Max-Age={seconds}{secure}")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -104,7 +126,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .then_some(given.trim_start())
 }
 
-fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
+pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
     let values = headers
         .get_all(header::COOKIE)
         .iter()

@@ -33,6 +33,8 @@ pub enum Refusal {
     NoToken,
     #[error("the token is not that of this coordinator; {WAY_IN}")]
     WrongToken,
+    #[error("the session has ended; log in again on the page")]
+    NoSession,
     #[error("{}; {ANOTHER}", Denied::Expired)]
     Expired,
     #[error("{}; {ANOTHER}", Denied::Revoked)]
@@ -85,6 +87,7 @@ impl Refusal {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoToken
+            | Self::NoSession
             | Self::WrongToken
             | Self::Expired
             | Self::Revoked
@@ -95,6 +98,7 @@ impl Refusal {
     pub fn code(&self) -> Code {
         match self {
             Self::NoToken
+            | Self::NoSession
             | Self::WrongToken
             | Self::Expired
             | Self::Revoked

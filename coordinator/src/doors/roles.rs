@@ -80,6 +80,9 @@ pub const PAGES: &[(&str, Roles)] = &[
     ("/j/{id}/cancel", ACT),
     ("/j/{id}/pause", ACT),
     ("/j/{id}/resume", ACT),
+    // Of the caller's own token.
+    ("/sessions", READ),
+    ("/sessions/{number}/end", READ),
 ];
 
 /// Whether `role` may make this request.

@@ -1,10 +1,10 @@
-use axum::body::Body;
-use axum::http::Version;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use qlora_access::{Fingerprint, Token};
 use qlora_proto::Role;
 use qlora_store::TokenRecord;
 
 use super::*;
+use crate::tokens::Holder;
 
 const SECRET: &str = "a-secret-of-some-length";
 
@@ -14,7 +14,7 @@ fn doors() -> Arc<Doors> {
         vec!["head".into()],
         &[],
     );
-    Doors::new(hosts, Tokens::new(token(), &[]), false)
+    Doors::new(hosts, Tokens::new(token(), &[]), Arc::default(), false)
 }
 
 fn token() -> Token {
@@ -218,96 +218,158 @@ fn health_is_open_to_every_host_but_not_to_pages_of_other_origins() {
     assert!(page("/healthz/", &[]).is_err() && page("/healthzz", &[]).is_err());
 }
 
+/// The cookie that the page's key of `token` gives a browser.
+fn enters(doors: &Doors, token: &Token) -> String {
+    let path = format!("/?token={}", token.page_key());
+    let opening = request(Version::HTTP_11, "GET", &path, &[]);
+    let Ok(Pass::Enter(holder)) = doors.check(&opening, None) else {
+        panic!("the key opens nothing");
+    };
+    begins(doors, holder)
+}
+
+fn begins(doors: &Doors, holder: Holder) -> String {
+    let visit = Visit {
+        from: None,
+        is_encrypted: false,
+    };
+    let answer = doors.logins.begin(holder, &HeaderMap::new(), visit, "/");
+    let cookie = answer.headers()["set-cookie"].to_str().expect("a cookie");
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"));
+    cookie.split(';').next().expect("a pair").to_owned()
+}
+
 #[test]
-fn the_page_opens_by_token_by_key_in_a_cookie_and_once_by_address() {
+fn the_page_opens_by_token_by_session_and_once_by_a_key_in_the_address() {
+    let doors = doors();
     let key = token().page_key();
-    let cookie = page_cookie(&token(), &token().page_key(), false);
-    let pair = cookie.split(';').next().expect("a pair");
-    for path in ["/", "/j/1", "/metrics"] {
-        assert_eq!(page(path, &[]), Err(Refusal::NoToken), "{path}");
-        assert_eq!(
-            page(path, &[("authorization", "Bearer a-secret-of-some-length")]),
-            Ok(Pass::Known(Holder::Local)),
-            "{path}"
-        );
-        assert_eq!(
-            page(path, &[("cookie", pair)]),
-            Ok(Pass::Known(Holder::Local)),
-            "{path}"
-        );
-        assert_eq!(
-            page(path, &[("cookie", &format!("a=b; {pair}; c=d"))]),
-            Ok(Pass::Known(Holder::Local)),
-            "{path}"
-        );
-        for wrong in [
-            pair.replace('=', "=0"),
-            format!("{}={SECRET}", pair.split('=').next().expect("a name")),
+    let pair = enters(&doors, &token());
+    assert!(!pair.contains(SECRET) && !pair.contains(&key[..8]));
+    let visit = |path: &str, headers: &[(&str, &str)]| {
+        doors.check(&request(Version::HTTP_11, "GET", path, headers), None)
+    };
+    let who = |pass: Result<Pass, Refusal>| pass.map(|pass| pass.holder().cloned());
+    let local = || Ok(Some(Holder::Local));
+    for path in ["/", "/j/1", "/metrics", "/sessions"] {
+        assert_eq!(visit(path, &[]), Err(Refusal::NoToken), "{path}");
+        let bearer = [("authorization", "Bearer a-secret-of-some-length")];
+        assert_eq!(who(visit(path, &bearer)), local(), "{path}");
+        // One that has ended stands in nobody's way, wherever it stands.
+        for cookies in [
+            pair.clone(),
+            format!("a=b; {pair}; c=d"),
+            format!("qlora_7070=0; {pair}"),
+            format!("{pair}; qlora_7070=0"),
         ] {
             assert_eq!(
-                page(path, &[("cookie", &wrong)]),
-                Err(Refusal::WrongToken),
-                "{path} {wrong}"
+                who(visit(path, &[("cookie", &cookies)])),
+                local(),
+                "{path} {cookies}"
             );
         }
+        for wrong in ["0", SECRET, key.as_str()] {
+            let cookie = format!("qlora_7070={wrong}");
+            assert_eq!(
+                visit(path, &[("cookie", &cookie)]),
+                Err(Refusal::NoSession),
+                "{path}"
+            );
+        }
+        let of_another_port = pair.replace("7070", "7071");
         assert_eq!(
-            page(path, &[("cookie", &format!("qlora_00000000={key}"))]),
+            visit(path, &[("cookie", &of_another_port)]),
             Err(Refusal::NoToken)
         );
-        for given in [key.as_str(), SECRET] {
+        let address = format!("{path}?token={key}");
+        assert_eq!(
+            visit(&address, &[]),
+            Ok(Pass::Enter(Holder::Local)),
+            "{path}"
+        );
+        for wrong in ["wrong", SECRET] {
+            let address = format!("{path}?token={wrong}");
             assert_eq!(
-                page(&format!("{path}?token={given}"), &[]),
-                Ok(Pass::Enter(key.clone())),
-                "{path} {given}"
+                visit(&address, &[("cookie", &pair)]),
+                Err(Refusal::WrongToken)
             );
         }
-        assert_eq!(
-            page(&format!("{path}?token=wrong"), &[("cookie", pair)]),
-            Err(Refusal::WrongToken)
-        );
     }
-    let post = |from: &[(&str, &str)]| {
-        let headers: Vec<_> = [("cookie", pair)]
-            .into_iter()
-            .chain(from.iter().copied())
-            .collect();
-        check(Version::HTTP_11, "POST", "/j/1/cancel", &headers)
+    let post = |headers: &[(&str, &str)]| {
+        let headers = [&[("cookie", pair.as_str())], headers].concat();
+        doors.check(
+            &request(Version::HTTP_11, "POST", "/j/1/cancel", &headers),
+            None,
+        )
     };
-    assert_eq!(
-        post(&[]),
-        Err(Refusal::CookieAlone),
-        "nothing says that our own page sends it"
-    );
+    // Nothing says that our own page sends it.
+    assert_eq!(post(&[]), Err(Refusal::CookieAlone));
     assert_eq!(
         post(&[("sec-fetch-site", "none")]),
         Err(Refusal::CookieAlone)
     );
-    assert_eq!(
-        post(&[("authorization", "Bearer a-secret-of-some-length")]),
-        Ok(Pass::Known(Holder::Local))
-    );
-    let wrong = [("cookie", "qlora_00000000=1")];
-    assert_eq!(
-        check(Version::HTTP_11, "POST", "/j/1/cancel", &wrong),
-        Err(Refusal::NoToken)
-    );
-    assert_eq!(
-        post(&[("origin", "http://localhost:7070")]),
-        Ok(Pass::Known(Holder::Local))
-    );
-    assert_eq!(
-        post(&[("sec-fetch-site", "same-origin")]),
-        Ok(Pass::Known(Holder::Local))
-    );
+    for from_ours in [
+        ("origin", "http://localhost:7070"),
+        ("sec-fetch-site", "same-origin"),
+    ] {
+        assert_eq!(who(post(&[from_ours])), local());
+    }
+    let foreign = post(&[("origin", "http://evil.example")]);
+    assert!(matches!(foreign, Err(Refusal::Origin(_))));
+}
+
+#[tokio::test]
+async fn the_form_of_the_page_takes_a_token_and_gives_a_session_in_place_of_the_last() {
+    let (doors, given) = with_roles();
+    let posted = |token: &str, cookie: &str| {
+        Request::builder()
+            .method("POST")
+            .uri("/login")
+            .header("host", "localhost:7070")
+            .header("origin", "http://localhost:7070")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("cookie", cookie)
+            .body(Body::from(format!("token={token}")))
+            .expect("a request")
+    };
+    let visit = Visit {
+        from: None,
+        is_encrypted: true,
+    };
+    assert_eq!(doors.check(&posted("x", ""), None), Ok(Pass::LogIn));
+    let foreign = request(Version::HTTP_11, "POST", "/login", &[]);
     assert!(matches!(
-        post(&[("origin", "http://evil.example")]),
+        doors.check(&foreign, None),
         Err(Refusal::Origin(_))
     ));
-    assert!(
-        cookie.contains("HttpOnly")
-            && cookie.contains("SameSite=Strict")
-            && !cookie.contains(SECRET)
+    let (_, viewer) = &given[2];
+    let old = enters(&doors, viewer);
+    let opens = |pair: &str| {
+        let asked = request(Version::HTTP_11, "GET", "/", &[("cookie", pair)]);
+        doors.check(&asked, None)
+    };
+    assert!(opens(&old).is_ok());
+    let answer = doors
+        .logins
+        .log_in(posted(viewer.secret(), &old), visit)
+        .await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    let cookie = answer.headers()["set-cookie"].to_str().expect("a cookie");
+    assert!(cookie.ends_with("; Secure") && !cookie.contains(viewer.secret()));
+    assert!(opens(cookie.split(';').next().expect("a pair")).is_ok());
+    assert_eq!(
+        opens(&old),
+        Err(Refusal::NoSession),
+        "the old session goes on"
     );
+    let refused = doors.logins.log_in(posted("wrong", ""), visit).await;
+    assert_eq!(refused.expect_err("a refusal"), Refusal::WrongToken);
+    // A worker sees no page.
+    let refused = doors
+        .logins
+        .log_in(posted(given[3].1.secret(), ""), visit)
+        .await;
+    assert!(matches!(refused, Err(Refusal::Role { .. })));
 }
 
 /// Doors with a token of each role, and the tokens by their roles.
@@ -332,7 +394,7 @@ fn with_roles() -> (Arc<Doors>, Vec<(Role, Token)>) {
         .collect();
     let hosts = Hosts::new("127.0.0.1:7070".parse().expect("an address"), vec![], &[]);
     (
-        Doors::new(hosts, Tokens::new(token(), &records), false),
+        Doors::new(hosts, Tokens::new(token(), &records), Arc::default(), false),
         given,
     )
 }
@@ -383,34 +445,24 @@ fn a_token_opens_what_its_role_may_do_and_nothing_once_it_is_over() {
 #[test]
 fn the_page_of_a_viewer_takes_no_act_by_its_key_either() {
     let (doors, given) = with_roles();
-    let own_label: String = token().page_key().chars().take(8).collect();
-    let visit = |method: &str, path: &str, token: &Token| {
-        let cookie = format!("qlora_{own_label}={}", token.page_key());
-        let headers = [
-            ("cookie", cookie.as_str()),
-            ("sec-fetch-site", "same-origin"),
-        ];
+    let visit = |method: &str, path: &str, cookie: &str| {
+        let headers = [("cookie", cookie), ("sec-fetch-site", "same-origin")];
         doors.check(&request(Version::HTTP_11, method, path, &headers), None)
     };
     for (role, token) in &given {
         let reads = *role != Role::Worker;
         let acts = matches!(role, Role::Admin | Role::Submitter);
-        assert_eq!(visit("GET", "/j/1", token).is_ok(), reads, "{role}");
-        assert_eq!(visit("POST", "/j/1/cancel", token).is_ok(), acts, "{role}");
-        let entering = request(
-            Version::HTTP_11,
-            "GET",
-            &format!("/?token={}", token.secret()),
-            &[],
-        );
+        let cookie = enters(&doors, token);
+        assert_eq!(visit("GET", "/j/1", &cookie).is_ok(), reads, "{role}");
         assert_eq!(
-            doors.check(&entering, None),
-            Ok(Pass::Enter(token.page_key())),
-            "{role}: the cookie never holds the token"
+            visit("POST", "/j/1/cancel", &cookie).is_ok(),
+            acts,
+            "{role}"
         );
     }
+    let cookie = enters(&doors, &given[2].1);
     doors.tokens.get(3).expect("a token").revoke(1);
-    assert_eq!(visit("GET", "/", &given[2].1), Err(Refusal::Revoked));
+    assert_eq!(visit("GET", "/", &cookie), Err(Refusal::Revoked));
 }
 
 #[tokio::test]
@@ -482,11 +534,10 @@ async fn a_silent_stream_ends_when_its_token_is_revoked_or_expires() {
         let waiting = tokio::spawn(async move {
             std::future::poll_fn(move |context| {
                 let frame = std::pin::Pin::new(&mut body).poll_frame(context);
-                if frame.is_pending() {
-                    begun
-                        .take()
-                        .into_iter()
-                        .for_each(|begun| drop(begun.send(())));
+                if frame.is_pending()
+                    && let Some(begun) = begun.take()
+                {
+                    let _ = begun.send(());
                 }
                 frame
             })
@@ -505,10 +556,10 @@ async fn a_silent_stream_ends_when_its_token_is_revoked_or_expires() {
 #[test]
 fn the_key_leaves_the_address_and_leads_to_no_other_host() {
     for (path, wanted) in [("/", "/"), ("/j/7", "/j/7"), ("//evil.example", "/")] {
-        let response = enter(page_cookie(&token(), &token().page_key(), false), path);
+        let response = headers::enter(pass::cookie("qlora_7070", "id", false), path);
         assert_eq!(response.status(), StatusCode::SEE_OTHER);
         assert_eq!(response.headers()["location"], wanted);
-        assert_eq!(response.headers()["referrer-policy"], "no-referrer");
+        assert_eq!(response.headers()["referrer-policy"], "same-origin");
     }
 }
 
@@ -584,7 +635,7 @@ async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
 #[test]
 fn where_workers_are_asked_for_a_certificate_their_token_alone_opens_nothing() {
     let hosts = Hosts::new("127.0.0.1:7070".parse().expect("an address"), vec![], &[]);
-    let doors = Doors::new(hosts, Tokens::new(token(), &[]), true);
+    let doors = Doors::new(hosts, Tokens::new(token(), &[]), Arc::default(), true);
     let call = |path: &str| {
         let headers = [
             ("content-type", "application/grpc"),
@@ -602,7 +653,7 @@ fn where_workers_are_asked_for_a_certificate_their_token_alone_opens_nothing() {
 
 #[test]
 fn the_cookie_of_an_encrypted_page_is_sent_under_tls_only() {
-    let cookie = |is_encrypted| page_cookie(&token(), "key", is_encrypted);
+    let cookie = |is_encrypted| pass::cookie("qlora_7070", "id", is_encrypted);
     assert!(cookie(true).ends_with("; Secure"));
     assert!(!cookie(false).contains("Secure"));
 }

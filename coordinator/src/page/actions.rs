@@ -1,6 +1,5 @@
 //! What the page can do: download an artifact, cancel, pause and resume a job.
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header;
@@ -12,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::refusals::{failed, job_number, not_found};
-use crate::caller::Caller;
+use super::sessions::Act;
 use crate::convert;
 use crate::error::CallError;
 use crate::services::Services;
@@ -95,7 +94,7 @@ fn file(name: &str, mut reader: ArtifactReader) -> Response {
 pub async fn cancel<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,
-    Extension(caller): Extension<Caller>,
+    Act(caller): Act,
 ) -> Response {
     let event = |job| Event::Cancel {
         job,
@@ -108,7 +107,7 @@ pub async fn cancel<S: JobStore>(
 pub async fn pause<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,
-    Extension(caller): Extension<Caller>,
+    Act(caller): Act,
 ) -> Response {
     let event = |job| Event::Pause {
         job,
@@ -121,7 +120,7 @@ pub async fn pause<S: JobStore>(
 pub async fn resume<S: JobStore>(
     State(services): State<Services<S>>,
     Path(id): Path<String>,
-    Extension(caller): Extension<Caller>,
+    Act(caller): Act,
 ) -> Response {
     change(&services, &id, caller.by("resume"), |job| Event::Resume {
         job,

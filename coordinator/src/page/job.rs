@@ -7,16 +7,17 @@ use qlora_store::LogRecord;
 
 use super::curve::Curve;
 use super::jobs::number;
+use super::sessions::form_key;
 use super::{chart, layout};
 
 /// Every section is always there, also where it has nothing to show, so that each can be renewed in
-/// its place. `acts` says whether who looks may do something to the job.
+/// its place. Who may do something to the job has the `key` of its forms.
 pub fn page(
     job: &Job,
     why: Option<&ExplainResponse>,
     curve: &Curve,
     logs: &[LogRecord],
-    acts: bool,
+    key: Option<&str>,
 ) -> Markup {
     let p = job.progress.clone().unwrap_or_default();
     layout::page(
@@ -26,7 +27,7 @@ pub fn page(
                 h1 { "Job " (job.id) " " (job.name) " " span class=(job.state().word()) { "● " (job.state().word()) } }
                 (reason(job, why))
             }
-            section { @if acts { (hold(job)) (cancel(job)) } }
+            section { @if let Some(key) = key { (hold(job, key)) (cancel(job, key)) } }
             section {
                 (figures(job, &p))
                 @if p.steps > 0 { progress max=(p.steps) value=(p.step) aria-label="steps done" {} }
@@ -59,7 +60,7 @@ fn reason(job: &Job, why: Option<&ExplainResponse>) -> Markup {
 }
 
 /// Pauses the job, or lets it go on.
-fn hold(job: &Job) -> Markup {
+fn hold(job: &Job, key: &str) -> Markup {
     let (act, word, then) = match job.state() {
         JobState::Paused => ("resume", "Resume", "It goes on from its newest checkpoint."),
         state if state.is_final() => return html! {},
@@ -71,6 +72,7 @@ fn hold(job: &Job) -> Markup {
     };
     html! {
         form #hold method="post" action={ "/j/" (job.id) "/" (act) } {
+            (form_key(key))
             button type="submit" { (word) " job " (job.id) }
             span .dim { " " (then) }
         }
@@ -78,12 +80,13 @@ fn hold(job: &Job) -> Markup {
 }
 
 /// In two steps, since a job cannot be brought back.
-fn cancel(job: &Job) -> Markup {
+fn cancel(job: &Job, key: &str) -> Markup {
     html! {
         @if !job.state().is_final() {
             details #cancel {
                 summary { "Cancel" }
                 form method="post" action={ "/j/" (job.id) "/cancel" } {
+                    (form_key(key))
                     button type="submit" { "Cancel job " (job.id) }
                     span .dim { " A running attempt saves a checkpoint first; what is saved stays." }
                 }

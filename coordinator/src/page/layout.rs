@@ -19,7 +19,7 @@ pub fn page(title: &str, body: &Markup) -> Markup {
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                header { a href="/" { "qlora" } span #live role="status" aria-live="off" {} }
+                header { a href="/" { "qlora" } a .dim href="/sessions" { "Sessions" } span #live role="status" aria-live="off" {} }
                 main #main { (body) }
                 script { (PreEscaped(SCRIPT)) }
             }

@@ -11,6 +11,7 @@ mod job;
 mod jobs;
 mod layout;
 mod refusals;
+mod sessions;
 
 use std::sync::Arc;
 
@@ -30,13 +31,14 @@ use crate::caller::Caller;
 use crate::clock::now;
 use crate::convert;
 use crate::services::{Services, explain, summary};
+use crate::sessions::Sessions;
 
 /// Jobs of the list: the newest.
 const LISTED: u32 = 200;
 /// Log lines at the foot of a job's page.
 const LOG_LINES: u32 = 40;
 
-pub fn router<S: JobStore>(services: Services<S>) -> Router {
+pub fn router<S: JobStore>(services: Services<S>, sessions: Arc<Sessions>) -> Router {
     Router::new()
         .route("/", get(list::<S>))
         .route(
@@ -47,6 +49,14 @@ pub fn router<S: JobStore>(services: Services<S>) -> Router {
         .route("/j/{id}/cancel", post(actions::cancel::<S>))
         .route("/j/{id}/pause", post(actions::pause::<S>))
         .route("/j/{id}/resume", post(actions::resume::<S>))
+        .route(
+            "/sessions",
+            get(self::sessions::list).with_state(sessions.clone()),
+        )
+        .route(
+            "/sessions/{number}/end",
+            post(self::sessions::end).with_state(sessions),
+        )
         .method_not_allowed_fallback(wrong_method)
         .with_state(services)
 }
@@ -123,7 +133,8 @@ async fn show<S: JobStore>(
         .await;
     match (curve, logs) {
         (Ok(curve), Ok(logs)) => {
-            job::page(&job, why.as_ref(), &curve, &logs, caller.acts()).into_response()
+            let key = caller.acts().then(|| caller.form_key());
+            job::page(&job, why.as_ref(), &curve, &logs, key).into_response()
         }
         (Err(e), _) | (_, Err(e)) => failed(&e.into()),
     }

@@ -52,11 +52,17 @@ pub fn failed(fault: &CallError) -> Response {
 }
 
 /// A page for who has not been let in yet.
-pub fn no_entry() -> maud::Markup {
+pub fn no_entry(fault: Option<&str>) -> maud::Markup {
     layout::page(
         "no access",
         &maud::html! {
             h1 { "This page asks for a token" }
+            @if let Some(fault) = fault { p role="alert" { (fault) } }
+            form #login method="post" action="/login" {
+                label { "Token " input type="password" name="token" required autocomplete="off"; }
+                " "
+                button type="submit" { "Log in" }
+            }
             p { "On the coordinator's machine, as the user who runs it: " code { "qlora-ctl page" } " prints a link that opens it." }
             p { "Elsewhere: " code { "qlora-ctl page --coordinator ADDR --token-file FILE" } ", with a copy of the file " code { "token" } " from the coordinator's state folder." }
         },

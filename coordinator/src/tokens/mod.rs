@@ -60,11 +60,6 @@ impl Tokens {
         Arc::new(tokens)
     }
 
-    /// The first token.
-    pub fn own(&self) -> &Token {
-        &self.own
-    }
-
     /// Whose token `given` is.
     ///
     /// # Errors
@@ -93,21 +88,6 @@ impl Tokens {
         let near = table.by_page.get(&given.start());
         let found = near.into_iter().flatten().find(|one| one.page.is(&given));
         in_force(found)
-    }
-
-    /// The page's key for `given`, which is a token or already that key.
-    ///
-    /// # Errors
-    /// As [`Self::by_token`].
-    pub fn page_key(&self, given: &str) -> Result<String, Denied> {
-        match self.by_page_key(given) {
-            Ok(_) => return Ok(given.to_owned()),
-            Err(Denied::Unknown) => {}
-            Err(over) => return Err(over),
-        }
-        self.by_token(given)?;
-        let token = Token::parse(given, "the address").map_err(|_| Denied::Unknown)?;
-        Ok(token.page_key())
     }
 
     /// Every token that was given out, oldest first.
@@ -270,11 +250,8 @@ mod tests {
         assert_eq!(tokens.by_page_key(&key), Ok(holder));
         assert_eq!(tokens.by_token(&key), Err(Denied::Unknown));
         assert_eq!(tokens.by_page_key(one.secret()), Err(Denied::Unknown));
-        assert_eq!(tokens.page_key(one.secret()), Ok(key.clone()));
-        assert_eq!(tokens.page_key(&key), Ok(key.clone()));
-        assert_eq!(tokens.page_key(own.secret()), Ok(own.page_key()));
         assert_eq!(tokens.by_token(other.secret()), Err(Denied::Expired));
-        assert_eq!(tokens.page_key(other.secret()), Err(Denied::Expired));
+        assert_eq!(tokens.by_page_key(&other.page_key()), Err(Denied::Expired));
         assert_eq!(tokens.by_token("qlora_0"), Err(Denied::Unknown));
         let held = tokens.get(1).expect("a token");
         assert!(held.record().used_day.is_some() && held.unsaved_day().is_some());

@@ -79,6 +79,24 @@ fn visit(world: &World, method: &str, path: &str, cookie: &str) -> Answer {
     http(&world.address, method, path, &headers, &[])
 }
 
+/// Sends a form of the page.
+fn post(world: &World, path: &str, cookie: &str, form: &str) -> Answer {
+    let headers = [
+        ("Cookie", cookie),
+        ("Sec-Fetch-Site", "same-origin"),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+    ];
+    http(&world.address, "POST", path, &headers, form.as_bytes())
+}
+
+/// What the forms of a page bring.
+fn form_key(page: &str) -> String {
+    let (_, rest) = page
+        .split_once("name=\"csrf\" value=\"")
+        .expect("a form with a key");
+    format!("csrf={}", rest.split('"').next().expect("a key"))
+}
+
 fn client(world: &World, made: &Made) -> Client {
     Client::new(&world.address, Some(Path::new(&made.file))).expect("a client")
 }
@@ -308,7 +326,13 @@ fn a_viewer_sees_a_page_without_buttons_and_cannot_cancel_by_it() {
     );
     revoke(&world, &viewer);
     assert_eq!(visit(&world, "GET", &page, &looking).status, 401);
-    assert_eq!(visit(&world, "POST", &cancel, &acting).status, 303);
+    // The browser sends the cookie by itself; what no page of the session has made is refused.
+    let told = visit(&world, "POST", &cancel, &acting);
+    assert_eq!(told.status, 415, "{}", told.text());
+    assert_eq!(post(&world, &cancel, &acting, "csrf=0").status, 403);
+    assert_eq!(world.job(id)["state"], "queued");
+    let key = form_key(&visit(&world, "GET", &page, &acting).text());
+    assert_eq!(post(&world, &cancel, &acting, &key).status, 303);
     assert_eq!(world.job(id)["state"], "cancelled");
     let told = world.ctl(&["audit", "--json"]).json();
     let last = told.last().expect("an entry");
@@ -316,6 +340,49 @@ fn a_viewer_sees_a_page_without_buttons_and_cannot_cancel_by_it() {
         (&last["act"], &last["who"]),
         (&"cancel".into(), &"ci".into())
     );
+}
+
+#[test]
+fn a_token_that_is_pasted_once_gives_a_session_that_can_be_ended() {
+    let world = World::new(&[]);
+    let viewer = make(&world, "viewer", &["--name", "eva"]);
+    let wrong = post(&world, "/login", "", "token=qlora_wrong");
+    assert_eq!(wrong.status, 401);
+    assert!(
+        wrong.text().contains("action=\"/login\""),
+        "{}",
+        wrong.text()
+    );
+    let form = format!("token={}", viewer.secret);
+    let foreign = [("Origin", "http://evil.example")];
+    let refused = http(&world.address, "POST", "/login", &foreign, form.as_bytes());
+    assert_eq!(refused.status, 403);
+    let entered = post(&world, "/login", "", &form);
+    assert_eq!(entered.status, 303, "{}", entered.text());
+    let text = entered.text();
+    let cookie = text
+        .lines()
+        .find_map(|line| line.strip_prefix("set-cookie: "))
+        .expect("a cookie");
+    assert!(cookie.contains("; HttpOnly; SameSite=Strict") && !cookie.contains(&viewer.secret));
+    let pair = cookie.split(';').next().expect("a pair");
+    let sessions = visit(&world, "GET", "/sessions", pair);
+    assert_eq!(sessions.status, 200);
+    let shown = sessions.text();
+    assert!(
+        shown.contains("Sessions of eva") && shown.contains("this one"),
+        "{shown}"
+    );
+    // A session of another token is not the viewer's to end.
+    assert_eq!(
+        post(&world, "/sessions/99/end", pair, &form_key(&shown)).status,
+        404
+    );
+    assert_eq!(
+        post(&world, "/sessions/1/end", pair, &form_key(&shown)).status,
+        303
+    );
+    assert_eq!(visit(&world, "GET", "/", pair).status, 401);
 }
 
 #[test]

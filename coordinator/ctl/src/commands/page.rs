@@ -10,7 +10,7 @@ use crate::output::{print, print_json};
 
 /// Print a link that opens the coordinator's page in a browser.
 ///
-/// The link holds a key for the page alone, which the browser keeps for 30 days. Whoever has the
+/// The link holds a key for the page alone, for which the browser gets a session. Whoever has the
 /// link can see every job and download its artifacts, and cancel, pause and resume jobs where the
 /// role of your token may.
 #[derive(Debug, Args)]
