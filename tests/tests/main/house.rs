@@ -1,5 +1,5 @@
 //! What docs/ARCHITECTURE.md says, held against what there is: who may import whom, where things
-//! lie, and which tests hold which invariant.
+//! lie, which tests hold which invariant, and which meet which threat.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -258,7 +258,8 @@ pub fn entries(document: &str, section: &str) -> Vec<(usize, String)> {
         .collect()
 }
 
-/// What is wrong with the tests that an invariant names, each behind the file that it is in.
+/// What is wrong with the tests that an entry of a document names, each behind the file that it is
+/// in.
 fn faults(number: usize, tests: &str) -> Vec<String> {
     let (mut source, mut named, mut faults) = (None, 0, Vec::new());
     for word in quoted(tests) {
@@ -267,7 +268,7 @@ fn faults(number: usize, tests: &str) -> Vec<String> {
             faults.extend(
                 source
                     .is_none()
-                    .then(|| format!("invariant {number}: there is no file {word}")),
+                    .then(|| format!("entry {number}: there is no file {word}")),
             );
             continue;
         }
@@ -283,10 +284,10 @@ fn faults(number: usize, tests: &str) -> Vec<String> {
             .next()
             .is_some_and(|before| before.contains("#[test]") || before.contains("#[tokio::test"))
         {
-            faults.push(format!("invariant {number}: there is no test {word}"));
+            faults.push(format!("entry {number}: there is no test {word}"));
         }
     }
-    faults.extend((named == 0).then(|| format!("invariant {number} names no test")));
+    faults.extend((named == 0).then(|| format!("entry {number} names no test")));
     faults
 }
 
@@ -298,6 +299,28 @@ fn every_invariant_is_held_by_tests_that_are_there() {
 #[test]
 fn every_guarantee_is_held_by_tests_that_are_there() {
     held("docs/GUARANTEES.md", "Guarantees");
+}
+
+#[test]
+fn every_threat_is_met_by_tests_that_are_there() {
+    let document = text("SECURITY.md");
+    let found = threats(&document);
+    assert!(found.len() > 20, "only {found:?} are seen");
+    let faults: Vec<String> = (1..)
+        .zip(found)
+        .flat_map(|(number, tests)| faults(number, tests))
+        .collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// The last column of the table of threats.
+fn threats(document: &str) -> Vec<&str> {
+    let (_, table) = document
+        .split_once("| threat | defense | test |\n|---|---|---|\n")
+        .expect("the table of threats");
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    rows.filter_map(|row| row.trim_end_matches(['|', ' ']).rsplit('|').next())
+        .collect()
 }
 
 /// # Panics
@@ -328,19 +351,19 @@ fn an_invariant_without_a_test_is_noticed() {
         .iter()
         .map(|(number, tests)| faults(*number, tests))
         .collect();
-    assert_eq!(faults[0], ["invariant 1 names no test"]);
+    assert_eq!(faults[0], ["entry 1 names no test"]);
     assert_eq!(
         faults[1],
         [
-            "invariant 2: there is no test no_such_test",
-            "invariant 2: there is no test is_path"
+            "entry 2: there is no test no_such_test",
+            "entry 2: there is no test is_path"
         ]
     );
     assert_eq!(
         faults[2],
         [
-            "invariant 3: there is no file no/file.rs",
-            "invariant 3: there is no test x"
+            "entry 3: there is no file no/file.rs",
+            "entry 3: there is no test x"
         ]
     );
 }
