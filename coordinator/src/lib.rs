@@ -19,6 +19,7 @@ mod needs;
 mod page;
 mod place;
 mod prune;
+mod random;
 mod runnable;
 mod secured;
 mod serve;

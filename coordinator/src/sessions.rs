@@ -11,14 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use qlora_access::Fingerprint;
 use qlora_proto::DAY_MS;
 
+use crate::random;
 use crate::tokens::{Denied, Holder};
 
 /// How long a session lasts, unless its token ends before.
 pub const LIFE_MS: u64 = 7 * DAY_MS;
 /// Sessions of one token at a time. The one that began first makes room.
 const MOST: usize = 20;
-/// Random bytes of a session's cookie, and of the key of its forms.
-const BYTES: usize = 32;
 
 /// One browser that has logged in.
 #[derive(Debug)]
@@ -92,7 +91,7 @@ impl Sessions {
         from: Option<SocketAddr>,
         wall: u64,
     ) -> Result<String, getrandom::Error> {
-        let (id, form) = (random()?, Hidden(random()?));
+        let (id, form) = (random::text()?, Hidden(random::text()?));
         let mut table = self.table();
         table.all.retain(|_, session| session.check(wall).is_ok());
         let own = table.all.values().filter(|one| one.holder == holder);
@@ -151,12 +150,6 @@ impl Sessions {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn random() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes)?;
-    Ok(hex::encode(bytes))
 }
 
 #[cfg(test)]

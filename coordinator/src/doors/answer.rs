@@ -25,11 +25,13 @@ pub fn refuse(refusal: &Refusal, request: &Request) -> Response {
     let mut response = match refusal {
         Refusal::NoToken
         | Refusal::NoSession
+        | Refusal::Link
         | Refusal::WrongToken
         | Refusal::Expired
         | Refusal::Revoked => {
             if wants_page(request) {
-                page::no_entry(None).into_response()
+                let fault = (*refusal == Refusal::Link).then(|| refusal.to_string());
+                page::no_entry(fault.as_deref()).into_response()
             } else {
                 format!("{refusal}; over HTTP, {HEADER}\n").into_response()
             }

@@ -21,8 +21,8 @@ pub enum Pass {
     Known(Holder),
     /// The cookie of a browser that has logged in.
     Session(Arc<Session>),
-    /// A key of the page in the address: a browser gets a session, and the address again without
-    /// the key.
+    /// The key of a link in the address, which was taken: a browser gets a session, and the address
+    /// again without the key.
     Enter(Holder),
     /// The form by which a browser logs in; its token has yet to be looked at.
     LogIn,
@@ -41,12 +41,12 @@ impl Pass {
 
 #[derive(Deserialize)]
 struct Address {
-    token: Option<String>,
+    key: Option<String>,
 }
 
 /// A gRPC call brings the token in its header, and nothing else counts: a browser sends cookies by
-/// itself. The page takes the token, or a session in the cookie `name`, or once the page's key in
-/// the address; the token itself never stands in an address.
+/// itself. The page takes the token, or a session in the cookie `name`, or the key of a link in
+/// the address, which opens it once; the token itself never stands in an address.
 pub fn check(
     request: &Request,
     tokens: &Tokens,
@@ -65,13 +65,16 @@ pub fn check(
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let address = Query::<Address>::try_from_uri(request.uri())
         .ok()
-        .and_then(|query| query.0.token);
+        .and_then(|query| query.0.key);
     if let Some(given) = &address {
-        let holder = tokens.by_page_key(given)?;
-        return if reads {
-            Ok(Pass::Enter(holder))
-        } else {
-            Err(Refusal::WrongToken)
+        // A program that only looks whether the link is there, with HEAD, does not use it up.
+        if *request.method() != Method::GET {
+            return Err(Refusal::Link);
+        }
+        return match tokens.by_link(given) {
+            Ok(holder) => Ok(Pass::Enter(holder)),
+            Err(Denied::Unknown) => Err(Refusal::Link),
+            Err(over) => Err(over.into()),
         };
     }
     match by_cookie(request, sessions, name) {

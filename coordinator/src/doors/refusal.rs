@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode, Version};
 use qlora_proto::Role;
 use tonic::Code;
 
-use crate::tokens::Denied;
+use crate::tokens::{Denied, LINK_LIFE};
 
 /// Longer names are cut where they are repeated to who sent them.
 const LONGEST_NAME: usize = 100;
@@ -35,6 +35,11 @@ pub enum Refusal {
     WrongToken,
     #[error("the session has ended; log in again on the page")]
     NoSession,
+    #[error(
+        "the link was opened before, or is older than {} minutes; print another one with qlora-ctl page",
+        LINK_LIFE.as_secs() / 60
+    )]
+    Link,
     #[error("{}; {ANOTHER}", Denied::Expired)]
     Expired,
     #[error("{}; {ANOTHER}", Denied::Revoked)]
@@ -88,6 +93,7 @@ impl Refusal {
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoToken
             | Self::NoSession
+            | Self::Link
             | Self::WrongToken
             | Self::Expired
             | Self::Revoked
@@ -99,6 +105,7 @@ impl Refusal {
         match self {
             Self::NoToken
             | Self::NoSession
+            | Self::Link
             | Self::WrongToken
             | Self::Expired
             | Self::Revoked
@@ -121,7 +128,10 @@ impl Refusal {
 
     /// Whether somebody showed a token that opens nothing.
     pub fn is_of_a_token(&self) -> bool {
-        matches!(self, Self::WrongToken | Self::Expired | Self::Revoked)
+        matches!(
+            self,
+            Self::WrongToken | Self::Link | Self::Expired | Self::Revoked
+        )
     }
 }
 

@@ -60,6 +60,8 @@ pub const METHODS: &[(&str, Roles)] = &[
     ("/qlora.v1.TokenService/CreateToken", ADMIN),
     ("/qlora.v1.TokenService/ListTokens", ADMIN),
     ("/qlora.v1.TokenService/RevokeToken", ADMIN),
+    // Of the caller's own token.
+    ("/qlora.v1.TokenService/LinkPage", READ),
     (
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         READ_AND_WORK,
@@ -155,8 +157,8 @@ mod tests {
         let works = service == "WorkerService" && !operates;
         match role {
             Role::Admin => true,
-            Role::Submitter => reads || looks || acts,
-            Role::Viewer => reads || looks,
+            Role::Submitter => reads || looks || acts || name == "LinkPage",
+            Role::Viewer => reads || looks || name == "LinkPage",
             Role::Worker => looks || works || name == "Upload",
         }
     }

@@ -113,12 +113,9 @@ fn a_grpc_call_needs_http_2_post_its_content_type_and_the_token_in_its_header() 
 #[test]
 fn every_method_of_every_service_needs_the_token_but_health() {
     let kind = ("content-type", "application/grpc");
-    let key = format!(
-        "qlora_{}={}",
-        token().page_key().get(..8).expect("a label"),
-        token().page_key()
-    );
-    let right_cookie = ("cookie", key.as_str());
+    let doors = doors();
+    let pair = page::begins(&doors, Holder::Local);
+    let right_cookie = ("cookie", pair.as_str());
     for path in [
         "/qlora.v1.JobService/ListJobs",
         "/qlora.v1.WorkerService/Register",
@@ -131,7 +128,7 @@ fn every_method_of_every_service_needs_the_token_but_health() {
         let is_there = path.starts_with("/qlora.") || path.contains("reflection");
         let call = |more: &[(&str, &str)]| {
             let headers: Vec<_> = [kind].into_iter().chain(more.iter().copied()).collect();
-            check(Version::HTTP_2, "POST", path, &headers)
+            doors.check(&request(Version::HTTP_2, "POST", path, &headers), None)
         };
         assert_eq!(call(&[]), Err(Refusal::NoToken), "{path}");
         assert_eq!(
@@ -166,7 +163,7 @@ fn every_method_of_every_service_needs_the_token_but_health() {
             wanted,
             "{path}"
         );
-        let in_address = format!("{path}?token={SECRET}");
+        let in_address = format!("{path}?key={SECRET}");
         assert_eq!(
             check(Version::HTTP_2, "POST", &in_address, &[kind]),
             Err(Refusal::NoToken),
@@ -236,7 +233,6 @@ fn with_roles() -> (Arc<Doors>, Vec<(Role, Token)>) {
             name: String::new(),
             role: (*role).into(),
             hash: Fingerprint::of(token.secret()).hex(),
-            page_hash: Fingerprint::of(&token.page_key()).hex(),
             created_unix_ms: 0,
             expires_unix_ms: None,
             revoked_unix_ms: None,

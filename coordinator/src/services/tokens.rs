@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use crate::clock::now;
 use crate::error::CallError;
-use crate::tokens::LOCAL;
+use crate::tokens::{LINK_LIFE, LOCAL};
 use crate::{caller, convert};
 
 /// Letters of a token's name.
@@ -39,7 +39,6 @@ impl<S: JobStore> TokenService for Services<S> {
             name: request.name,
             role: role.into(),
             hash: Fingerprint::of(token.secret()).hex(),
-            page_hash: Fingerprint::of(&token.page_key()).hex(),
             created_unix_ms: wall,
             expires_unix_ms: life.map(|life| wall.saturating_add(life)),
             revoked_unix_ms: None,
@@ -100,6 +99,20 @@ impl<S: JobStore> TokenService for Services<S> {
             revoking.await.map_err(|_| CallError::Stopping)??;
         }
         Ok(Response::new(convert::token(token.record())))
+    }
+
+    async fn link_page(
+        &self,
+        request: Request<LinkPageRequest>,
+    ) -> Result<Response<LinkPageResponse>, Status> {
+        let caller = caller::of(request.extensions());
+        let caller = caller.ok_or_else(|| Status::unauthenticated("a link is for a token"))?;
+        let made = self.tokens.link(caller.holder().clone());
+        let key = made.map_err(|e| CallError::Random(e.to_string()))?;
+        Ok(Response::new(LinkPageResponse {
+            key,
+            expires_after_ms: LINK_LIFE.as_millis() as u64,
+        }))
     }
 }
 

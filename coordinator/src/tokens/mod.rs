@@ -5,11 +5,12 @@
 
 mod holder;
 mod issued;
+mod links;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qlora_access::{Fingerprint, Token};
 use qlora_store::{JobStore, TokenRecord, Write};
@@ -17,6 +18,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::holder::{Holder, LOCAL};
 pub use self::issued::{Denied, Issued};
+pub use self::links::LIFE as LINK_LIFE;
+use self::links::Links;
 use crate::clock::now;
 
 /// How often days of use are stored: what a crash loses of them.
@@ -27,6 +30,7 @@ const EVERY: Duration = Duration::from_secs(60);
 pub struct Tokens {
     own: Token,
     issued: RwLock<Table>,
+    links: Links,
     /// Held by whoever makes a token, from looking at those that there are until it is stored.
     making: Mutex<()>,
 }
@@ -34,9 +38,8 @@ pub struct Tokens {
 #[derive(Debug, Default)]
 struct Table {
     by_id: BTreeMap<u64, Arc<Issued>>,
-    /// By the first bytes of the hash of the token, and of its page's key.
+    /// By the first bytes of the hash of the token.
     by_token: HashMap<[u8; 8], Vec<Arc<Issued>>>,
-    by_page: HashMap<[u8; 8], Vec<Arc<Issued>>>,
     /// The greatest number that was ever given, also to a token that cannot be read.
     last: u64,
 }
@@ -47,6 +50,7 @@ impl Tokens {
         let tokens = Self {
             own,
             issued: RwLock::default(),
+            links: Links::default(),
             making: Mutex::default(),
         };
         for record in records {
@@ -75,19 +79,24 @@ impl Tokens {
         in_force(found)
     }
 
-    /// Whose key of the page `given` is.
+    /// Makes a link of the page for `holder`; gives its key.
     ///
     /// # Errors
-    /// Nobody's, or its token is over.
-    pub fn by_page_key(&self, given: &str) -> Result<Holder, Denied> {
-        if self.own.opens_page(given) {
-            return Ok(Holder::Local);
+    /// The system gives no random bytes.
+    pub fn link(&self, holder: Holder) -> Result<String, getrandom::Error> {
+        self.links.make(holder, Instant::now())
+    }
+
+    /// Whose link of the page has the key `given`. From now on it opens nothing.
+    ///
+    /// # Errors
+    /// Nobody's any more, or its token is over.
+    pub fn by_link(&self, given: &str) -> Result<Holder, Denied> {
+        let holder = self.links.take(given, Instant::now())?;
+        match &holder {
+            Holder::Local => Ok(holder),
+            Holder::Issued(token) => in_force(Some(token)),
         }
-        let given = Fingerprint::of(given);
-        let table = self.issued.read().unwrap_or_else(PoisonError::into_inner);
-        let near = table.by_page.get(&given.start());
-        let found = near.into_iter().flatten().find(|one| one.page.is(&given));
-        in_force(found)
     }
 
     /// Every token that was given out, oldest first.
@@ -108,9 +117,8 @@ impl Tokens {
         let mut table = self.issued.write().unwrap_or_else(PoisonError::into_inner);
         table.last = table.last.max(record.id);
         let made = Arc::new(Issued::new(record)?);
-        let (token, page) = (made.token.start(), made.page.start());
-        table.by_token.entry(token).or_default().push(made.clone());
-        table.by_page.entry(page).or_default().push(made.clone());
+        let near = table.by_token.entry(made.token.start());
+        near.or_default().push(made.clone());
         table.by_id.insert(made.id, made.clone());
         Some(made)
     }
@@ -144,15 +152,10 @@ impl Tokens {
         let Some(gone) = table.by_id.remove(&id) else {
             return;
         };
-        let Table {
-            by_token, by_page, ..
-        } = &mut *table;
-        for (near, start) in [(by_token, gone.token.start()), (by_page, gone.page.start())] {
-            if let Entry::Occupied(mut held) = near.entry(start) {
-                held.get_mut().retain(|one| one.id != id);
-                if held.get().is_empty() {
-                    held.remove();
-                }
+        if let Entry::Occupied(mut near) = table.by_token.entry(gone.token.start()) {
+            near.get_mut().retain(|one| one.id != id);
+            if near.get().is_empty() {
+                near.remove();
             }
         }
     }
@@ -220,7 +223,6 @@ mod tests {
             name: format!("n{id}"),
             role: "viewer".into(),
             hash: Fingerprint::of(token.secret()).hex(),
-            page_hash: Fingerprint::of(&token.page_key()).hex(),
             created_unix_ms: 1,
             expires_unix_ms: None,
             revoked_unix_ms: None,
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_until_it_is_over_and_its_key_opens_the_page_only() {
+    fn a_token_and_its_links_open_until_it_is_over() {
         let (own, one, other) = (token(), token(), token());
         let expired = TokenRecord {
             expires_unix_ms: Some(5),
@@ -246,19 +248,20 @@ mod tests {
             (holder.who().as_str(), holder.role().word()),
             ("n1", "viewer")
         );
-        let key = one.page_key();
-        assert_eq!(tokens.by_page_key(&key), Ok(holder));
+        let link = || tokens.link(holder.clone()).expect("a link");
+        let (key, late) = (link(), link());
         assert_eq!(tokens.by_token(&key), Err(Denied::Unknown));
-        assert_eq!(tokens.by_page_key(one.secret()), Err(Denied::Unknown));
+        assert_eq!(tokens.by_link(&key), Ok(holder.clone()));
+        assert_eq!(tokens.by_link(&key), Err(Denied::Unknown));
+        assert_eq!(tokens.by_link(one.secret()), Err(Denied::Unknown));
         assert_eq!(tokens.by_token(other.secret()), Err(Denied::Expired));
-        assert_eq!(tokens.by_page_key(&other.page_key()), Err(Denied::Expired));
         assert_eq!(tokens.by_token("qlora_0"), Err(Denied::Unknown));
         let held = tokens.get(1).expect("a token");
         assert!(held.record().used_day.is_some() && held.unsaved_day().is_some());
         held.revoke(7);
         held.revoke(8);
         assert_eq!(tokens.by_token(one.secret()), Err(Denied::Revoked));
-        assert_eq!(tokens.by_page_key(&key), Err(Denied::Revoked));
+        assert_eq!(tokens.by_link(&late), Err(Denied::Revoked));
         assert_eq!(held.record().revoked_unix_ms, Some(7));
     }
 
@@ -289,7 +292,7 @@ mod tests {
         assert_eq!(listed(&Tokens::new(token(), &kept)), [2, 3, 4]);
         assert_eq!(Tokens::new(token(), &kept).making().await.1, 5);
         let table = tokens.issued.read().expect("a lock");
-        assert_eq!((table.by_token.len(), table.by_page.len()), (3, 3));
+        assert_eq!(table.by_token.len(), 3);
     }
 
     #[test]

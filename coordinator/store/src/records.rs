@@ -62,9 +62,8 @@ pub struct TokenRecord {
     pub id: u64,
     pub name: String,
     pub role: String,
-    /// SHA-256 of the token, and of the key that opens the page with it, as hex text.
+    /// SHA-256 of the token, as hex text.
     pub hash: String,
-    pub page_hash: String,
     pub created_unix_ms: u64,
     /// None where it does not expire.
     pub expires_unix_ms: Option<u64>,

@@ -242,7 +242,6 @@ pub(super) fn token(row: &impl Columns) -> Read<TokenRecord> {
         name: text(row, "name", &mut fault),
         role: text(row, "role", &mut fault),
         hash: text(row, "hash", &mut fault),
-        page_hash: text(row, "page_hash", &mut fault),
         created_unix_ms: number(row, "created", &mut fault),
         expires_unix_ms: maybe_number(row, "expires", &mut fault),
         revoked_unix_ms: maybe_number(row, "revoked", &mut fault),

@@ -283,7 +283,6 @@ async fn a_nul_in_a_name_a_role_or_a_kind_is_stored_as_its_symbol() {
         name: "a\0b".into(),
         role: "c\0d".into(),
         hash: "h".into(),
-        page_hash: "p".into(),
         created_unix_ms: 1,
         expires_unix_ms: None,
         revoked_unix_ms: None,

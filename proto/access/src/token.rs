@@ -8,8 +8,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 /// Fewer characters than this can be guessed.
@@ -20,8 +18,6 @@ const BYTES: usize = 32;
 const FILE: &str = "token";
 /// How the text of a token begins that is given out, so that people and scanners of secrets know it.
 const PREFIX: &str = "qlora_";
-/// What the page's key is derived for; another text gives another key.
-const PAGE: &[u8] = b"qlora page 1";
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -190,22 +186,6 @@ impl Token {
     pub fn is(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }
-
-    /// A key that opens the page, and does what the page can do. The token cannot be worked out
-    /// from it, so that a link or a cookie that goes astray lets nobody submit jobs or be a worker.
-    pub fn page_key(&self) -> String {
-        // HMAC takes keys of every length.
-        let mac =
-            Hmac::<Sha256>::new_from_slice(self.0.as_bytes()).map(|mac| mac.chain_update(PAGE));
-        mac.map(|mac| hex::encode(mac.finalize().into_bytes()))
-            .unwrap_or_default()
-    }
-
-    /// Whether `given` is [`Self::page_key`].
-    pub fn opens_page(&self, given: &str) -> bool {
-        let key = self.page_key();
-        !key.is_empty() && bool::from(key.as_bytes().ct_eq(given.as_bytes()))
-    }
 }
 
 /// A group may have been let in on purpose, such as Prometheus's.
@@ -360,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_only_itself_and_its_page_key_opens_only_the_page() {
+    fn a_token_is_only_itself_and_shows_in_no_debug_output() {
         let token = Token::parse("a-secret-of-some-length", "F").expect("a token");
         assert!(token.is("a-secret-of-some-length"));
         for other in [
@@ -369,15 +349,8 @@ mod tests {
             "a-secret-of-some-lengtH",
             "a-secret-of-some-length1",
         ] {
-            assert!(!token.is(other) && !token.opens_page(other), "{other}");
+            assert!(!token.is(other), "{other}");
         }
-        let key = token.page_key();
-        assert!(token.opens_page(&key) && !token.is(&key) && !token.opens_page(token.secret()));
-        assert!(
-            !Token::parse("another-secret-of-length", "F")
-                .expect("a token")
-                .opens_page(&key)
-        );
         assert!(!format!("{token:?}").contains("secret"));
     }
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use qlora_access::TokenError;
 use qlora_codes::Code;
+use qlora_proto::LinkPageRequest;
 use qlora_proto::artifact_service_client::ArtifactServiceClient;
 use qlora_proto::config_service_client::ConfigServiceClient;
 use qlora_proto::event_service_client::EventServiceClient;
 use qlora_proto::job_service_client::JobServiceClient;
 use qlora_proto::token_service_client::TokenServiceClient;
 use qlora_proto::worker_service_client::WorkerServiceClient;
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Endpoint, Uri};
 
@@ -164,19 +166,23 @@ impl Client {
         !self.credentials().is_given()
     }
 
-    /// The address of the page, with the key that opens it. Without a token the page asks for it.
-    pub fn page(&self) -> String {
+    /// A link that opens the page once, within minutes, for what the role of the token allows.
+    ///
+    /// # Errors
+    /// The coordinator does not answer, or refuses the token.
+    pub async fn page(&mut self) -> Result<String, Status> {
+        let made = self.tokens.link_page(LinkPageRequest {}).await?;
+        let key = made.into_inner().key;
         let current = self.route.current();
         let scheme = if current.link.is_tls() {
             "https"
         } else {
             "http"
         };
-        let url = format!("{scheme}://{}", current.link.authority());
-        match current.credentials.token() {
-            Some(token) => format!("{url}/?token={}", token.page_key()),
-            None => format!("{url}/"),
-        }
+        Ok(format!(
+            "{scheme}://{}/?key={key}",
+            current.link.authority()
+        ))
     }
 }
 

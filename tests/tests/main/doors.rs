@@ -120,6 +120,11 @@ fn only_health_is_told_without_a_token_and_the_link_of_the_page_opens_it() {
             .to_owned()
     };
     assert_eq!(header("location: "), "/");
+    let (status, again) = http(address, "GET", path, &[("Accept", "text/html")]);
+    assert!(
+        status == 401 && again.contains("opened before"),
+        "a link opens once: {again}"
+    );
     let cookie = header("set-cookie: ");
     let cookie = cookie.split(';').next().expect("a cookie");
     let (status, page) = http(

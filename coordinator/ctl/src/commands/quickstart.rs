@@ -182,7 +182,8 @@ impl Quickstart {
         (global.coordinator, global.token_file) = (address.to_owned(), Some(token_file(folder)));
         let here = Context::new(global);
         let device = wait_for_worker(&here, folder).await?;
-        let page = here.client().await?.page();
+        let link = here.client().await?.page().await;
+        let page = link.map_err(here.fault())?;
         here.say(format!("3/5 machine  {device}, page at {page}"));
         let job = submit(&here, resolved, Terms::default()).await?;
         begun.set(true);

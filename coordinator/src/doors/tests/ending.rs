@@ -55,7 +55,6 @@ async fn a_silent_stream_ends_when_its_token_is_revoked_or_expires() {
         name: String::new(),
         role: Role::Viewer.into(),
         hash: Fingerprint::of("a").hex(),
-        page_hash: Fingerprint::of("b").hex(),
         created_unix_ms: 0,
         expires_unix_ms,
         revoked_unix_ms: None,

@@ -4,17 +4,18 @@ use axum::http::HeaderMap;
 
 use super::*;
 
-/// The cookie that the page's key of `token` gives a browser.
+/// The cookie that a link of `token` gives a browser.
 fn enters(doors: &Doors, token: &Token) -> String {
-    let path = format!("/?token={}", token.page_key());
+    let holder = doors.tokens.by_token(token.secret()).expect("a holder");
+    let path = format!("/?key={}", doors.tokens.link(holder).expect("a link"));
     let opening = request(Version::HTTP_11, "GET", &path, &[]);
     let Ok(Pass::Enter(holder)) = doors.check(&opening, None) else {
-        panic!("the key opens nothing");
+        panic!("the link opens nothing");
     };
     begins(doors, holder)
 }
 
-fn begins(doors: &Doors, holder: Holder) -> String {
+pub(super) fn begins(doors: &Doors, holder: Holder) -> String {
     let visit = Visit {
         from: None,
         is_encrypted: false,
@@ -26,11 +27,12 @@ fn begins(doors: &Doors, holder: Holder) -> String {
 }
 
 #[test]
-fn the_page_opens_by_token_by_session_and_once_by_a_key_in_the_address() {
+fn the_page_opens_by_token_by_session_and_once_by_a_link() {
     let doors = doors();
-    let key = token().page_key();
+    let link = || doors.tokens.link(Holder::Local).expect("a link");
+    let key = link();
     let pair = enters(&doors, &token());
-    assert!(!pair.contains(SECRET) && !pair.contains(&key[..8]));
+    assert!(!pair.contains(SECRET));
     let visit = |path: &str, headers: &[(&str, &str)]| {
         doors.check(&request(Version::HTTP_11, "GET", path, headers), None)
     };
@@ -66,18 +68,15 @@ fn the_page_opens_by_token_by_session_and_once_by_a_key_in_the_address() {
             visit(path, &[("cookie", &of_another_port)]),
             Err(Refusal::NoToken)
         );
-        let address = format!("{path}?token={key}");
-        assert_eq!(
-            visit(&address, &[]),
-            Ok(Pass::Enter(Holder::Local)),
-            "{path}"
-        );
+        let address = format!("{path}?key={}", link());
+        let looked_for = request(Version::HTTP_11, "HEAD", &address, &[]);
+        assert_eq!(doors.check(&looked_for, None), Err(Refusal::Link));
+        let opened = visit(&address, &[]);
+        assert_eq!(opened, Ok(Pass::Enter(Holder::Local)), "{path}");
+        assert_eq!(visit(&address, &[]), Err(Refusal::Link), "{path}: twice");
         for wrong in ["wrong", SECRET] {
-            let address = format!("{path}?token={wrong}");
-            assert_eq!(
-                visit(&address, &[("cookie", &pair)]),
-                Err(Refusal::WrongToken)
-            );
+            let address = format!("{path}?key={wrong}");
+            assert_eq!(visit(&address, &[("cookie", &pair)]), Err(Refusal::Link));
         }
     }
     let post = |headers: &[(&str, &str)]| {

@@ -8,9 +8,10 @@ use super::fault::{not_read, not_written};
 use crate::error::StoreError;
 
 /// Every version of the schema, oldest first.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../migrations/postgres/0001_start.sql"),
     include_str!("../../migrations/postgres/0002_ended_jobs.sql"),
+    include_str!("../../migrations/postgres/0003_links.sql"),
 ];
 
 /// The database counts the versions that it has.

@@ -235,13 +235,12 @@ impl Transaction<'_> {
 
     async fn add_token(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO tokens (id, name, role, hash, page_hash, created, expires, revoked, used_day) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO tokens (id, name, role, hash, created, expires, revoked, used_day) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(token.id as i64)
         .bind(writable(&token.name).into_owned())
         .bind(writable(&token.role).into_owned())
         .bind(token.hash.clone())
-        .bind(token.page_hash.clone())
         .bind(token.created_unix_ms as i64)
         .bind(token.expires_unix_ms.map(|at| at as i64))
         .bind(token.revoked_unix_ms.map(|at| at as i64))

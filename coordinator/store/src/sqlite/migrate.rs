@@ -7,13 +7,14 @@ use sqlx::sqlite::SqliteConnection;
 use crate::error::{StoreError, not_read, not_written};
 
 /// Every version of the schema, oldest first; the database counts those it has in `user_version`.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("../../migrations/0001_start.sql"),
     include_str!("../../migrations/0002_counters.sql"),
     include_str!("../../migrations/0003_identity.sql"),
     include_str!("../../migrations/0004_drains.sql"),
     include_str!("../../migrations/0005_tokens.sql"),
     include_str!("../../migrations/0006_ended_jobs.sql"),
+    include_str!("../../migrations/0007_links.sql"),
 ];
 
 /// Takes all steps that are missing, or none.

@@ -215,13 +215,12 @@ impl Transaction<'_> {
 
     async fn add_token(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO tokens (id, name, role, hash, page_hash, created, expires, revoked, used_day) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO tokens (id, name, role, hash, created, expires, revoked, used_day) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(token.id as i64)
         .bind(&token.name)
         .bind(&token.role)
         .bind(&token.hash)
-        .bind(&token.page_hash)
         .bind(token.created_unix_ms as i64)
         .bind(token.expires_unix_ms.map(|at| at as i64))
         .bind(token.revoked_unix_ms.map(|at| at as i64))

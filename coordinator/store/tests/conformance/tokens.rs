@@ -10,7 +10,6 @@ fn token(id: u64, name: &str) -> TokenRecord {
         name: name.into(),
         role: "viewer".into(),
         hash: "h".into(),
-        page_hash: "p".into(),
         created_unix_ms: 3,
         expires_unix_ms: Some(9),
         revoked_unix_ms: None,
