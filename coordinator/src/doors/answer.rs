@@ -17,7 +17,8 @@ pub fn refuse(refusal: &Refusal, request: &Request) -> Response {
     if request.version() == Version::HTTP_2 && form::is_grpc_type(request) {
         let mut status = tonic::Status::new(refusal.code(), refusal.to_string());
         if let Some(after) = refusal.passes_after() {
-            let ms = MetadataValue::from(after.as_millis() as u64);
+            // Not less than it takes.
+            let ms = MetadataValue::from(after.as_millis() as u64 + 1);
             status.metadata_mut().insert(PASSES_AFTER, ms);
         }
         return status.into_http();

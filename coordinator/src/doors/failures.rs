@@ -92,7 +92,7 @@ fn make_room(all: &mut HashMap<IpAddr, Failed>, now: Instant) {
 }
 
 /// One host has as many IPv6 addresses as it likes, all of one network.
-fn network(from: IpAddr) -> IpAddr {
+pub(super) fn network(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();

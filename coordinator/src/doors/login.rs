@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Form;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
@@ -20,6 +20,8 @@ use crate::tokens::{Holder, Tokens};
 
 /// Where the form of the page sends the token.
 pub const PATH: &str = "/login";
+/// Bytes of the form: strangers send it.
+const LARGEST: usize = 4096;
 /// How long the form may be on its way: who has not logged in holds no request open.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -79,8 +81,9 @@ impl Logins {
     ///
     /// # Errors
     /// The token opens nothing, or not the page.
-    pub async fn log_in(&self, request: Request, visit: Visit) -> Result<Response, Refusal> {
+    pub async fn log_in(&self, mut request: Request, visit: Visit) -> Result<Response, Refusal> {
         let headers = request.headers().clone();
+        DefaultBodyLimit::max(LARGEST).apply(&mut request);
         let form = Form::<Pasted>::from_request(request, &());
         let pasted = match tokio::time::timeout(PATIENCE, form).await {
             Ok(Ok(Form(pasted))) => pasted,

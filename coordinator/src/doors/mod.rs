@@ -15,10 +15,11 @@ mod hosts;
 mod login;
 mod origin;
 mod pass;
+mod rates;
 mod refusal;
 mod roles;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +28,7 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
+use governor::clock::MonotonicClock;
 use qlora_proto::Role;
 
 use self::ending::{Ending, Way};
@@ -36,6 +38,7 @@ use self::headers::keep_to_itself;
 pub use self::hosts::{Hosts, parse as parse_host};
 use self::login::{Logins, Visit};
 use self::pass::Pass;
+use self::rates::Rates;
 use self::refusal::Refusal;
 use crate::caller::Caller;
 use crate::listen::Connection;
@@ -49,6 +52,7 @@ pub struct Doors {
     tokens: Arc<Tokens>,
     logins: Logins,
     failures: Failures,
+    rates: Rates,
     /// Whether workers have to show a certificate too.
     asks_workers: bool,
 }
@@ -65,6 +69,7 @@ impl Doors {
             hosts,
             tokens,
             failures: Failures::default(),
+            rates: Rates::new(MonotonicClock),
             asks_workers,
         })
     }
@@ -94,8 +99,14 @@ impl Doors {
                 Err(Refusal::Origin("none is named".to_owned()))
             };
         }
-        let pass = pass::check(request, &self.tokens, self.logins.sessions(), grpc)?;
+        let from = connection.map(|connection| connection.peer().ip());
+        let pass = pass::check(request, &self.tokens, self.logins.sessions(), grpc);
+        let pass = pass.map_err(|refusal| self.count_stranger(refusal, from))?;
         if let Some(holder) = pass.holder() {
+            if let Some(from) = from {
+                let counted = self.rates.count(holder, from);
+                counted.map_err(Refusal::TooMany)?;
+            }
             roles::check(holder.role(), request.method(), path)?;
             let works = holder.role() == Role::Worker || roles::is_work(path);
             if self.asks_workers && works && !connection.is_some_and(Connection::is_certified) {
@@ -111,6 +122,16 @@ impl Doors {
         let from = stranger.map(|connection| connection.peer().ip());
         let busy = from.and_then(|from| self.failures.busy(from, Instant::now()));
         busy.map_or(Ok(()), |after| Err(Refusal::Busy(after)))
+    }
+
+    /// What a request gets that `refusal` is for: of too many, when it is looked at again. Those that
+    /// show a wrong token are slowed instead.
+    fn count_stranger(&self, refusal: Refusal, from: Option<IpAddr>) -> Refusal {
+        if refusal.is_of_a_token() {
+            return refusal;
+        }
+        let counted = from.map_or(Ok(()), |from| self.rates.count_stranger(from));
+        counted.map_or_else(Refusal::TooMany, |()| refusal)
     }
 
     /// Waits before a refusal to who has shown wrong tokens again and again.

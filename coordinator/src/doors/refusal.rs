@@ -54,6 +54,8 @@ pub enum Refusal {
     NoCertificate,
     #[error("too many wrong tokens come from this address; try again in {} s", .0.as_secs() + 1)]
     Busy(Duration),
+    #[error("too many requests come from this address; try again in {} s", .0.as_secs() + 1)]
+    TooMany(Duration),
     /// No row of `roles` says who may call it.
     #[error("no method {0}")]
     Absent(String),
@@ -87,7 +89,7 @@ impl Refusal {
             Self::NoHost => StatusCode::BAD_REQUEST,
             Self::Origin(_) | Self::Role { .. } | Self::NoCertificate => StatusCode::FORBIDDEN,
             Self::Absent(_) => StatusCode::NOT_FOUND,
-            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy(_) | Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Version(_) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -111,7 +113,7 @@ impl Refusal {
             | Self::Revoked
             | Self::CookieAlone => Code::Unauthenticated,
             Self::Absent(_) => Code::Unimplemented,
-            Self::Busy(_) => Code::ResourceExhausted,
+            Self::Busy(_) | Self::TooMany(_) => Code::ResourceExhausted,
             _ => Code::PermissionDenied,
         }
     }
@@ -121,7 +123,7 @@ impl Refusal {
     /// After how long the same request is looked at again, where that passes by itself.
     pub fn passes_after(&self) -> Option<Duration> {
         match self {
-            Self::Busy(after) => Some(*after),
+            Self::Busy(after) | Self::TooMany(after) => Some(*after),
             _ => None,
         }
     }

@@ -311,7 +311,16 @@ async fn a_refusal_speaks_to_who_asked_and_names_the_way_out() {
     let answer = answer::refuse(&Refusal::Host("evil.example".into()), &call);
     assert_eq!(answer.headers()["grpc-status"], "7");
 
+    let soon = std::time::Duration::from_millis(7);
+    let answer = answer::refuse(&Refusal::TooMany(soon), &call);
+    let header = |name: &str| answer.headers()[name].to_str().expect("text").to_owned();
+    assert_eq!(header("grpc-status"), "8");
+    assert_eq!(header("qlora-passes-after-ms"), "8");
+
     let browser = request(Version::HTTP_11, "GET", "/", &[("accept", "text/html,*/*")]);
+    let answer = answer::refuse(&Refusal::TooMany(soon), &browser);
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(answer.headers()["retry-after"], "1");
     let answer = answer::refuse(&Refusal::NoToken, &browser);
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert!(bytes(answer).await.contains("qlora-ctl page"));

@@ -79,7 +79,10 @@ where
     let mut backoff = Backoff::new(Policy::CALL);
     loop {
         match call().await {
-            Err(status) if !judge(&status).is_final() => backoff.wait_for(&status).await,
+            Err(status) if !judge(&status).is_final() => {
+                let least = passes_after(&status).unwrap_or_default();
+                backoff.wait_for(least).await;
+            }
             answer => return answer,
         }
     }
@@ -146,14 +149,14 @@ impl Backoff {
         tokio::time::sleep(self.take()).await;
     }
 
-    /// The wait before the next try, at the least as long as the coordinator has asked for.
-    fn take_for(&mut self, status: &Status) -> Duration {
-        self.take().max(passes_after(status).unwrap_or_default())
+    /// The wait before the next try, `least` at the least.
+    pub fn take_for(&mut self, least: Duration) -> Duration {
+        self.take().max(least)
     }
 
-    /// Waits before the next try after `status`.
-    pub async fn wait_for(&mut self, status: &Status) {
-        tokio::time::sleep(self.take_for(status)).await;
+    /// Waits before the next try, for `least` at the least.
+    pub async fn wait_for(&mut self, least: Duration) {
+        tokio::time::sleep(self.take_for(least)).await;
     }
 
     /// A try has succeeded.
@@ -233,15 +236,16 @@ mod tests {
 
     #[test]
     fn a_wait_that_the_coordinator_asks_for_is_kept() {
-        let mut busy = Status::resource_exhausted("too many");
         let mut backoff = Backoff::new(Policy::CALL);
-        assert_eq!(backoff.take_for(&busy), Duration::from_millis(200));
-        let value = "7000".parse().expect("a value");
-        busy.metadata_mut().insert(PASSES_AFTER, value);
-        assert_eq!(backoff.take_for(&busy), Duration::from_secs(7));
-        let value = "1".parse().expect("a value");
-        busy.metadata_mut().insert(PASSES_AFTER, value);
-        assert_eq!(backoff.take_for(&busy), Duration::from_millis(800));
+        for (told, wanted) in [(None, 200), (Some("7000"), 7000), (Some("1"), 800)] {
+            let mut busy = Status::resource_exhausted("too many");
+            if let Some(told) = told {
+                let value = told.parse().expect("a value");
+                busy.metadata_mut().insert(PASSES_AFTER, value);
+            }
+            let least = passes_after(&busy).unwrap_or_default();
+            assert_eq!(backoff.take_for(least).as_millis(), wanted, "{told:?}");
+        }
     }
 
     #[tokio::test]

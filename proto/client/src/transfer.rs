@@ -31,8 +31,8 @@ const FULL_WAIT: Duration = Duration::from_secs(15);
 
 /// What one try came to.
 enum TryError {
-    /// The connection broke or the coordinator is away: go on later.
-    Again,
+    /// The connection broke or the coordinator is away: go on later, after so long at the least.
+    Again(Duration),
     /// The coordinator's disk is full.
     Full(String),
     /// What came was not what was announced.
@@ -62,16 +62,17 @@ impl TryError {
     }
 
     fn of(status: &Status, caller: Caller) -> Self {
+        let again = || Self::Again(passes_after(status).unwrap_or_default());
         match status.code() {
             tonic::Code::Aborted => Self::Mismatch(status.message().to_owned()),
             // What passes by itself is no disk.
-            tonic::Code::ResourceExhausted if passes_after(status).is_some() => Self::Again,
+            tonic::Code::ResourceExhausted if passes_after(status).is_some() => again(),
             tonic::Code::ResourceExhausted => Self::Full(status.message().to_owned()),
             // Damaged bytes in the store stay damaged until somebody sends them again.
             tonic::Code::DataLoss => Self::refused(status),
             _ => match judge(status) {
-                Verdict::Again => Self::Again,
-                Verdict::Register if caller == Caller::Worker => Self::Again,
+                Verdict::Again => again(),
+                Verdict::Register if caller == Caller::Worker => again(),
                 Verdict::Register | Verdict::Over | Verdict::Refused => Self::refused(status),
             },
         }
@@ -200,7 +201,7 @@ async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<()
                 }
                 backoff.wait().await;
             }
-            Err(TryError::Again) => backoff.wait().await,
+            Err(TryError::Again(least)) => backoff.wait_for(least).await,
         }
     }
 }
@@ -289,7 +290,8 @@ pub async fn download(
             }
             Err(TryError::Final(e)) => return Err(e),
             Err(TryError::Full(message)) => return Err(TransferError::Refused(message)),
-            Err(TryError::Again | TryError::Mismatch(_)) => backoff.wait().await,
+            Err(TryError::Again(least)) => backoff.wait_for(least).await,
+            Err(TryError::Mismatch(_)) => backoff.wait().await,
         }
     }
 }

@@ -38,7 +38,7 @@ use crate::models::{self, Allowed};
 use crate::platform::{self, Faults};
 use crate::signals::Signals;
 use qlora_client::Client;
-use qlora_client::retry::{Backoff, Policy, Verdict, judge};
+use qlora_client::retry::{Backoff, Policy, Verdict, judge, passes_after};
 
 /// Time within which a first connection must come about.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -246,7 +246,7 @@ impl Session {
                     ),
                     true => tracing::debug!("the coordinator is still away ({})", status.message()),
                 }
-                self.again_later();
+                self.again_later(&status);
             }
         }
     }
@@ -263,7 +263,7 @@ impl Session {
         self.leave_at = self.draining.then(|| Instant::now() + LEAVE);
     }
 
-    fn again_later(&mut self) {
+    fn again_later(&mut self, status: &Status) {
         // While there is something to lose, several tries fit into what is left of the lease.
         let left = self
             .attempt
@@ -272,7 +272,8 @@ impl Session {
             .map(|lease| lease.safe_until().since(Moment::now()));
         let left = left.filter(|left| !left.is_zero());
         let longest = left.map_or(Duration::MAX, |left| (left / 8).max(SHORTEST_WAIT));
-        self.not_before = Instant::now() + self.backoff.take().min(longest);
+        let asked = passes_after(status).unwrap_or_default();
+        self.not_before = Instant::now() + self.backoff.take_for(asked).min(longest);
     }
 
     fn running(&self) -> u64 {

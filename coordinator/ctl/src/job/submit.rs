@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use qlora_client::retry::passes_after;
 use qlora_proto::{Job, JobKind, SubmitRequest, SubmitResponse};
 use tonic::{Code, Status};
 
@@ -65,7 +66,7 @@ pub async fn send(context: &Context, request: SubmitRequest) -> Result<Job, CtlE
 /// refused: that is no trouble of the coordinator's.
 pub fn fault(context: &Context, status: Status) -> CtlError {
     match status.code() {
-        Code::ResourceExhausted => CtlError::Refused {
+        Code::ResourceExhausted if passes_after(&status).is_none() => CtlError::Refused {
             message: status.message().to_owned(),
             help: "",
             exit: Exit::Refused,

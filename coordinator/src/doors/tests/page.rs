@@ -149,6 +149,10 @@ async fn the_form_of_the_page_takes_a_token_and_gives_a_session_in_place_of_the_
     );
     let refused = doors.logins.log_in(posted("wrong", ""), visit).await;
     assert_eq!(refused.expect_err("a refusal"), Refusal::WrongToken);
+    let too_large = posted(&"x".repeat(5000), "");
+    let answer = doors.logins.log_in(too_large, visit).await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     // A worker sees no page.
     let refused = doors
         .logins

@@ -60,7 +60,7 @@ impl Session {
             }
             Err(status) => {
                 self.judge(&status)?;
-                self.again_later();
+                self.again_later(&status);
                 Ok(())
             }
         }
