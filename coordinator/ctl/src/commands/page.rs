@@ -7,10 +7,11 @@ use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{print, print_json};
 
-/// Print a link that opens the coordinator's page in a browser, once and within ten minutes.
+/// Print a link that opens the coordinator's page in a browser, once.
 ///
-/// The browser gets a session for it. Whoever opens the link can see every job and download its
-/// artifacts, and cancel, pause and resume jobs where the role of your token may.
+/// It has to be opened within ten minutes, and the browser gets a session for it. Whoever opens it
+/// can see every job and download its artifacts, and cancel, pause and resume jobs where the role
+/// of your token may.
 #[derive(Debug, Args)]
 pub struct Page {}
 
