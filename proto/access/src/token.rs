@@ -217,7 +217,7 @@ impl Token {
 }
 
 /// A group may have been let in on purpose, such as Prometheus's.
-fn is_exposed(mode: u32) -> bool {
+pub(crate) fn is_exposed(mode: u32) -> bool {
     mode & 0o007 != 0
 }
 
