@@ -179,6 +179,13 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
+/// How long the database may take over a statement or a commit. The driver waits for three of them
+/// at the most before it knows the fate of a commit or leads no more, and no lease is to end
+/// meanwhile. A server on a slow disk needs the least that there is.
+fn statement_limit(lease: Duration) -> Duration {
+    (lease / 3).clamp(Duration::from_secs(2), Duration::from_secs(10))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(s) if (1.0..=3600.0).contains(&s) => Ok(Duration::from_secs_f64(s)),
@@ -232,8 +239,11 @@ impl Cli {
     /// # Errors
     /// What is given names none.
     pub fn database(&self) -> Result<Option<Database>, StoreError> {
-        let url = self.database.as_ref();
-        url.map(|DatabaseUrl(url)| url.parse()).transpose()
+        let Some(DatabaseUrl(url)) = &self.database else {
+            return Ok(None);
+        };
+        let database: Database = url.parse()?;
+        Ok(Some(database.answering_within(statement_limit(self.lease))))
     }
 
     /// The name by which others are told to call: the first that was allowed, else that of this

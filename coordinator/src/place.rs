@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use qlora_access::{Record, Token, Wire};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::error::StartError;
 
@@ -14,8 +16,11 @@ pub struct Place {
     listener: std::net::TcpListener,
     address_file: Option<PathBuf>,
     /// Programs of this user on this machine find the token by it.
-    record: Option<Record>,
+    record: Option<Kept>,
 }
+
+/// A record that says how the coordinator speaks now, until this is dropped.
+pub type Kept = Arc<Mutex<Record>>;
 
 impl Place {
     /// Binds `listen`, and leaves the token of `token_file` before the address is known to anybody:
@@ -24,7 +29,7 @@ impl Place {
         listen: SocketAddr,
         address_file: Option<PathBuf>,
         token: &Token,
-        wire: &Wire,
+        wires: watch::Receiver<Wire>,
         token_file: &Path,
     ) -> Result<Self, StartError> {
         let bound = TcpListener::bind(listen)
@@ -38,7 +43,7 @@ impl Place {
             address,
             listener: bound.into_std().map_err(StartError::Serve)?,
             address_file,
-            record: leave_record(address, token, wire, token_file),
+            record: leave_record(address, token, wires, token_file),
         })
     }
 
@@ -53,7 +58,7 @@ impl Place {
 
     /// Takes connections for good: once the listener is dropped, nobody connects any more. The
     /// record is to be kept as long.
-    pub fn last_listener(self) -> Result<(TcpListener, Option<Record>), StartError> {
+    pub fn last_listener(self) -> Result<(TcpListener, Option<Kept>), StartError> {
         self.tell()?;
         let listener = TcpListener::from_std(self.listener).map_err(StartError::Serve)?;
         Ok((listener, self.record))
@@ -74,13 +79,36 @@ impl Place {
 
 /// Leaves the token for programs of this user on this machine. Without it everything works for who
 /// is given the token.
-fn leave_record(address: SocketAddr, token: &Token, wire: &Wire, file: &Path) -> Option<Record> {
-    Record::leave(address, token, wire)
+fn leave_record(
+    address: SocketAddr,
+    token: &Token,
+    mut wires: watch::Receiver<Wire>,
+    file: &Path,
+) -> Option<Kept> {
+    let wire = wires.borrow_and_update().clone();
+    let left = Record::leave(address, token, &wire)
         .inspect_err(|e| {
             tracing::warn!(
                 "programs on this machine will not find the token by themselves ({e}); give them --token-file {}",
                 file.display()
             );
         })
-        .ok()
+        .ok()?;
+    let kept = Arc::new(Mutex::new(left));
+    let record = Arc::downgrade(&kept);
+    tokio::spawn(async move {
+        while wires.changed().await.is_ok() {
+            let Some(record) = record.upgrade() else {
+                return;
+            };
+            let wire = wires.borrow_and_update().clone();
+            let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(e) = record.change(&wire) {
+                tracing::warn!(
+                    "programs on this machine do not learn of the new certificates ({e}); give them --ca"
+                );
+            }
+        }
+    });
+    Some(kept)
 }

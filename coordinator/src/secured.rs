@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use qlora_access::Wire;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::cli::Cli;
 use crate::error::StartError;
@@ -12,7 +14,8 @@ use crate::tls::{Folder, Serving, Sources};
 /// What other parts need to know of TLS.
 pub struct Secured {
     pub configs: Option<Configs>,
-    pub wire: Wire,
+    /// How programs of this machine speak to it.
+    pub wires: watch::Receiver<Wire>,
     pub asks_workers: bool,
 }
 
@@ -20,16 +23,23 @@ impl Secured {
     /// Reads the files, and reads them again whenever the process is told to.
     pub fn start(sources: Option<Sources>) -> Result<Self, StartError> {
         let Some(sources) = sources else {
+            let mut hangups = signal(SignalKind::hangup()).map_err(StartError::Serve)?;
+            tokio::spawn(async move {
+                // Unheard, it would end the process.
+                while hangups.recv().await.is_some() {
+                    tracing::info!("SIGHUP: there is no certificate to be read again");
+                }
+            });
             return Ok(Self {
                 configs: None,
-                wire: Wire::Plain,
+                wires: watch::channel(Wire::Plain).1,
                 asks_workers: false,
             });
         };
         let serving = Serving::start(sources)?;
         let secured = Self {
             configs: Some(serving.configs()),
-            wire: serving.wire(),
+            wires: serving.wires(),
             asks_workers: serving.asks_workers(),
         };
         tokio::spawn(serving.keep_fresh().map_err(StartError::Serve)?);

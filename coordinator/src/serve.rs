@@ -158,7 +158,7 @@ async fn take_place(setup: &Start) -> Result<Place, StartError> {
         cli.listen,
         cli.address_file.clone(),
         &setup.token,
-        &setup.tls.wire,
+        setup.tls.wires.clone(),
         &token_file,
     )
     .await

@@ -3,22 +3,16 @@
 use std::io;
 use std::path::PathBuf;
 
+use qlora_access::PemError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{path} cannot be read: {source}")]
-    Read { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    File(#[from] PemError),
     #[error("{path} cannot be written: {source}")]
     Write { path: PathBuf, source: io::Error },
     #[error("{path} is there already, and is left as it is")]
     Exists { path: PathBuf },
-    #[error("{path} holds no {what} in PEM that can be used: {fault}")]
-    Content {
-        path: PathBuf,
-        what: &'static str,
-        fault: String,
-    },
-    #[error("every user of this machine can read or change the key {path} (mode {mode:o})")]
-    Exposed { path: PathBuf, mode: u32 },
     #[error("the certificate {path} has expired on {day}")]
     Expired { path: PathBuf, day: String },
     #[error("the certificate {certificate} and the key {key} cannot be used together: {fault}")]
@@ -41,16 +35,16 @@ impl TlsError {
     /// The way out.
     pub fn help(&self) -> String {
         match self {
-            Self::Read { .. } => "name a file that this user can read".into(),
+            Self::File(PemError::Read { .. }) => "name a file that this user can read".into(),
             Self::Write { .. } => "let this user write there, and make room".into(),
             Self::Exists { path } => format!(
                 "to have another one, move {} away with the file beside it that has the same name, then try again",
                 path.display()
             ),
-            Self::Content { .. } => {
+            Self::File(PemError::Content { .. }) => {
                 "give PEM files: a certificate before those of its CAs, and a PKCS #8 key".into()
             }
-            Self::Exposed { path, .. } => format!(
+            Self::File(PemError::Exposed { path, .. }) => format!(
                 "others may have read it: make another key and certificate, or keep it with: chmod 600 {}",
                 path.display()
             ),

@@ -1,8 +1,8 @@
-//! The files of TLS in a state folder, and how they are read and written.
+//! The files of TLS in a state folder, and how they are written.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::error::TlsError;
@@ -93,31 +93,4 @@ fn write(path: &Path, text: &str) -> Result<(), TlsError> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(fault)
-}
-
-/// # Errors
-/// The file cannot be read.
-pub fn read(path: &Path) -> Result<String, TlsError> {
-    fs::read_to_string(path).map_err(|source| TlsError::Read {
-        path: path.into(),
-        source,
-    })
-}
-
-/// Reads a key, which must not lie open. A group may have been let in on purpose.
-///
-/// # Errors
-/// The file cannot be read, or every user of the machine can reach it.
-pub fn read_key(path: &Path) -> Result<String, TlsError> {
-    let text = read(path)?;
-    let mode = fs::metadata(path)
-        .map(|found| found.permissions().mode() & 0o777)
-        .unwrap_or_default();
-    if mode & 0o007 != 0 {
-        return Err(TlsError::Exposed {
-            path: path.into(),
-            mode,
-        });
-    }
-    Ok(text)
 }

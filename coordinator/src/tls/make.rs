@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use qlora_access::{PemError, pem};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
@@ -11,7 +12,7 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 use super::error::TlsError;
-use super::folder::{Folder, Pair, read, read_key};
+use super::folder::{Folder, Pair};
 
 /// Days for which a CA is valid, and a certificate that it signs.
 const CA_DAYS: i64 = 3650;
@@ -80,17 +81,9 @@ fn sign(ca: &Pair, params: &CertificateParams, own: &Pair) -> Result<(), TlsErro
 }
 
 fn issuer(certificate: &Path, key: &Path) -> Result<Issuer<'static, KeyPair>, TlsError> {
-    let unusable = |path: &Path, what| {
-        let path = path.to_owned();
-        move |fault: rcgen::Error| TlsError::Content {
-            path,
-            what,
-            fault: fault.to_string(),
-        }
-    };
-    let own = KeyPair::from_pem(&read_key(key)?).map_err(unusable(key, "key"))?;
-    Issuer::from_ca_cert_pem(&read(certificate)?, own)
-        .map_err(unusable(certificate, "certificate of a CA"))
+    let own = KeyPair::from_pem(&pem::key_text(key)?).map_err(|e| PemError::key(key, &e))?;
+    let issuer = Issuer::from_ca_cert_pem(&pem::text(certificate)?, own);
+    Ok(issuer.map_err(|e| PemError::of_a_ca(certificate, &e))?)
 }
 
 /// What all certificates have: a name, hosts, and a time.

@@ -15,7 +15,7 @@ use super::sources::Sources;
 pub struct Serving {
     sources: Sources,
     configs: watch::Sender<Arc<ServerConfig>>,
-    ca: String,
+    wires: watch::Sender<Wire>,
 }
 
 impl Serving {
@@ -29,7 +29,7 @@ impl Serving {
         Ok(Self {
             sources,
             configs: watch::channel(loaded.config).0,
-            ca: loaded.ca,
+            wires: watch::channel(Wire::Tls { ca: loaded.ca }).0,
         })
     }
 
@@ -39,10 +39,8 @@ impl Serving {
     }
 
     /// How programs of this machine speak to the coordinator.
-    pub fn wire(&self) -> Wire {
-        Wire::Tls {
-            ca: self.ca.clone(),
-        }
+    pub fn wires(&self) -> watch::Receiver<Wire> {
+        self.wires.subscribe()
     }
 
     /// Whether workers have to show a certificate.
@@ -65,6 +63,12 @@ impl Serving {
                 Ok(loaded) => {
                     warn(&loaded.warnings);
                     self.configs.send_replace(loaded.config);
+                    let wire = Wire::Tls { ca: loaded.ca };
+                    self.wires.send_if_modified(|before| {
+                        let is_other = *before != wire;
+                        *before = wire;
+                        is_other
+                    });
                     tracing::info!("the certificate was read again");
                 }
                 Err(fault) => {

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qlora_access::{PemError, pem};
+use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use time::{Duration, OffsetDateTime};
 
 use super::error::TlsError;
-use super::folder::{Folder, read, read_key};
+use super::folder::Folder;
 
 /// What callers may speak inside.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -83,13 +83,13 @@ impl Sources {
     /// # Errors
     /// One cannot be used, or has expired.
     pub fn load(&self) -> Result<Loaded, TlsError> {
-        let chain = certificates(&self.certificate)?;
+        let chain = pem::certificates(&self.certificate)?;
         let mut warnings = Vec::new();
         warnings.extend(lasting(&self.certificate, &chain)?);
         let ca = match &self.ca {
             Some(path) => {
-                warnings.extend(lasting(path, &certificates(path)?)?);
-                read(path)?
+                warnings.extend(lasting(path, &pem::certificates(path)?)?);
+                pem::text(path)?
             }
             None => String::new(),
         };
@@ -101,19 +101,18 @@ impl Sources {
     }
 
     fn config(&self, chain: Vec<CertificateDer<'static>>) -> Result<ServerConfig, TlsError> {
-        let key = PrivateKeyDer::from_pem_slice(read_key(&self.key)?.as_bytes())
-            .map_err(|e| content(&self.key, "key", &e))?;
+        let key = pem::key(&self.key)?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?;
         let builder = match &self.client_ca {
             // Browsers and people show none: the doors hold workers to it.
             Some(path) => {
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(roots(path)?, provider())
-                        .allow_unauthenticated()
-                        .build()
-                        .map_err(|e| content(path, "certificate of a CA", &e))?;
+                let roots = Arc::new(pem::roots(path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|e| PemError::of_a_ca(path, &e))?;
                 builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),
@@ -134,35 +133,6 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots
-            .add(certificate)
-            .map_err(|e| content(path, "certificate of a CA", &e))?;
-    }
-    Ok(Arc::new(roots))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    const WHAT: &str = "certificate";
-    let text = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    let found = found.map_err(|e| content(path, WHAT, &e))?;
-    if found.is_empty() {
-        return Err(content(path, WHAT, &"there is none"));
-    }
-    Ok(found)
-}
-
-fn content(path: &Path, what: &'static str, fault: &dyn std::fmt::Display) -> TlsError {
-    TlsError::Content {
-        path: path.into(),
-        what,
-        fault: fault.to_string(),
-    }
-}
-
 /// Looks when the first certificate of `chain` ends, and gives what to say where that is soon.
 ///
 /// # Errors
@@ -170,7 +140,7 @@ fn content(path: &Path, what: &'static str, fault: &dyn std::fmt::Display) -> Tl
 fn lasting(path: &Path, chain: &[CertificateDer<'_>]) -> Result<Option<String>, TlsError> {
     let first = chain.first().map_or(&[][..], |der| der.as_ref());
     let (_, certificate) =
-        x509_parser::parse_x509_certificate(first).map_err(|e| content(path, "certificate", &e))?;
+        x509_parser::parse_x509_certificate(first).map_err(|e| PemError::certificate(path, &e))?;
     let end = certificate.validity().not_after.to_datetime();
     let (day, now) = (end.date().to_string(), OffsetDateTime::now_utc());
     if end <= now {

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use qlora_access::PemError;
 use tempfile::TempDir;
 
 use super::*;
@@ -124,7 +125,10 @@ fn files_that_cannot_be_served_are_named_with_the_way_out() {
     }
     fs::set_permissions(&own.key, fs::Permissions::from_mode(0o644)).expect("a mode");
     let open = fault(&find(&folder));
-    assert!(matches!(open, TlsError::Exposed { mode: 0o644, .. }) && open.help().contains("chmod"));
+    assert!(
+        matches!(open, TlsError::File(PemError::Exposed { mode: 0o644, .. }))
+            && open.help().contains("chmod")
+    );
 }
 
 /// A certificate of the server that ends in `days` and its key, in place of those of `folder`.

@@ -196,6 +196,142 @@ async fn state_is_read_only_once_no_commit_is_under_way() {
     assert_eq!(read.await.expect("jobs"), 2);
 }
 
+/// A leader that gives its server a second for each statement.
+async fn impatient(url: &str) -> PostgresStore {
+    let database = database(url).answering_within(Duration::from_secs(1));
+    leads(&mut Candidate::new(database), "a:1").await
+}
+
+/// Sessions of which the server says that they wait so.
+async fn waiting(session: &mut PgConnection, condition: &str) -> i64 {
+    let count = format!("SELECT COUNT(*) FROM pg_stat_activity WHERE {condition}");
+    let asked = sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(session);
+    asked.await.expect("activity")
+}
+
+/// A commit that waits for a replica.
+const FOR_REPLICA: &str = "wait_event = 'SyncRep'";
+
+/// Lets every commit wait for a replica that is not there, and returns once one does.
+async fn lose_replica(url: &str) {
+    execute(url, "CREATE TABLE probe (one INTEGER)").await;
+    execute(url, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    execute(url, "SELECT pg_reload_conf()").await;
+    let mut session = admin(url).await;
+    let lost = async {
+        loop {
+            // The server takes the setting over at a time of its own.
+            let url = url.to_owned();
+            let probe =
+                tokio::spawn(async move { execute(&url, "INSERT INTO probe VALUES (1)").await });
+            while !probe.is_finished() {
+                if waiting(&mut session, FOR_REPLICA).await > 0 {
+                    return probe.abort();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    timeout(LIMIT, lost).await.expect("a commit that waits");
+}
+
+/// No commit waits for a replica any more.
+async fn give_up_replica(url: &str) {
+    execute(url, "ALTER SYSTEM RESET synchronous_standby_names").await;
+    execute(url, "SELECT pg_reload_conf()").await;
+}
+
+/// No setting of the server bounds that wait.
+#[tokio::test]
+async fn a_commit_that_waits_for_a_lost_replica_ends_the_leader_and_the_next_reads_it() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = impatient(&url).await;
+    store.apply(save(1)).await.expect("a write");
+    lose_replica(&url).await;
+    let write = timeout(LIMIT, store.apply(save(2)));
+    let fault = write.await.expect("an end").expect_err("nobody has it");
+    assert!(matches!(fault, StoreError::Unsure { .. }), "{fault}");
+    let fault = timeout(LIMIT, store.lost()).await.expect("word of the end");
+    assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
+    let fault = store
+        .apply(save(3))
+        .await
+        .expect_err("it goes on as leader");
+    assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
+    // What is not on the replica is not told: the next one waits, as a standby does.
+    drop(store);
+    let patient = database(&url).answering_within(Duration::from_secs(1));
+    let mut candidate = Candidate::new(patient);
+    let answer = timeout(LIMIT, candidate.ask("b:1")).await;
+    let answer = answer.expect("an end").expect("trouble that may pass");
+    assert!(
+        !matches!(answer, Campaign::Leads(_)),
+        "nobody has the epoch"
+    );
+    give_up_replica(&url).await;
+    let next = leads(&mut candidate, "b:1").await;
+    assert_eq!(jobs(&next).await, [1, 2]);
+    next.apply(save(3)).await.expect("a write");
+}
+
+/// The server shows such a commit as if it were whole.
+#[tokio::test]
+async fn a_commit_whose_wait_for_a_replica_was_cut_off_is_not_acknowledged() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = Arc::new(impatient(&url).await);
+    store.apply(save(1)).await.expect("a write");
+    lose_replica(&url).await;
+    let writing = store.clone();
+    let write = tokio::spawn(async move { writing.apply(save(2)).await });
+    let mut session = admin(&url).await;
+    let of_the_store = format!("{FOR_REPLICA} AND query = 'COMMIT'");
+    let waits = async {
+        while waiting(&mut session, &of_the_store).await == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, waits).await.expect("a commit that waits");
+    let end =
+        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {of_the_store}");
+    execute(&url, &end).await;
+    let ended = timeout(LIMIT, write)
+        .await
+        .expect("an end")
+        .expect("an end");
+    let fault = ended.expect_err("nobody has it");
+    assert!(matches!(fault, StoreError::Unsure { .. }), "{fault}");
+    let fault = timeout(LIMIT, store.lost()).await.expect("word of the end");
+    assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
+    give_up_replica(&url).await;
+}
+
+#[tokio::test]
+async fn a_statement_that_does_not_end_fails_alone() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = impatient(&url).await;
+    store.apply(save(1)).await.expect("a write");
+    let slow = "
+ALTER TABLE qlora.metrics RENAME TO kept;
+CREATE VIEW qlora.metrics AS SELECT kept.* FROM qlora.kept, pg_sleep(600)";
+    execute(&url, slow).await;
+    let read = timeout(LIMIT, store.metrics(JobId(1), 0, 1));
+    let fault = read.await.expect("an end").expect_err("no answer");
+    assert!(matches!(fault, StoreError::Read { .. }), "{fault}");
+    execute(&url, &SLOW.replace(" DEFERRABLE INITIALLY DEFERRED", "")).await;
+    let write = timeout(LIMIT, store.apply(save(2)));
+    let fault = write.await.expect("an end").expect_err("no answer");
+    assert!(matches!(fault, StoreError::NotWritten { .. }), "{fault}");
+    let asleep =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    execute(&url, asleep).await;
+    execute(&url, "DROP TRIGGER slow ON qlora.jobs").await;
+    store.apply(save(3)).await.expect("the next write");
+    assert_eq!(jobs(&store).await, [1, 3]);
+}
+
 #[tokio::test]
 async fn a_server_that_stops_at_a_commit_leaves_it_in_doubt_until_it_is_back() {
     let server = Postgres::start();

@@ -4,16 +4,19 @@
 //! The coordinator keeps a token in its state folder and leaves a record of it, named by its
 //! address, in the user's data folder. Clients that were given no token look for the record of the
 //! address that they call. Of further tokens, which it gives out, the coordinator keeps a
-//! fingerprint only. This crate opens no connection and knows no protocol.
+//! fingerprint only. The files of TLS are read here too, for both ends. This crate opens no
+//! connection and knows no protocol.
 
 mod fingerprint;
 mod machine;
+pub mod pem;
 mod record;
 mod search;
 mod token;
 
 pub use fingerprint::Fingerprint;
 pub use machine::names;
+pub use pem::PemError;
 pub use record::{Record, RecordError, Wire};
 pub use search::{Found, Search, is_local};
 pub use token::{Token, TokenError};

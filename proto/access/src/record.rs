@@ -2,7 +2,8 @@
 //!
 //! It holds the token, the machine's boot id, and how the coordinator is spoken to. The coordinator
 //! keeps it locked while it runs. A record whose lock is free was left by a coordinator that has
-//! ended. Clients send its token to nobody, since anyone may listen on that address now.
+//! ended. Clients send its token to nobody, since anyone may listen on that address now. Of one that
+//! spoke TLS the record stays, without the token, so that nobody speaks without to who answers there.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::Write;
@@ -10,6 +11,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tempfile::NamedTempFile;
 
 use crate::token::Token;
 use crate::{machine, records_folder};
@@ -65,11 +68,12 @@ pub enum RecordError {
     },
 }
 
-/// A record; removed when this is dropped.
+/// A record; once this is dropped, no client takes it for that of a coordinator that runs.
 #[derive(Debug)]
 pub struct Record {
     folder: PathBuf,
     path: PathBuf,
+    token: Token,
     /// Locked.
     file: File,
 }
@@ -114,8 +118,26 @@ impl Record {
         Ok(Self {
             folder: folder.into(),
             path,
+            token: token.clone(),
             file,
         })
+    }
+
+    /// Says that the coordinator speaks as `wire` says from now on.
+    ///
+    /// # Errors
+    /// The user's data folder cannot be written; the record stays as it is.
+    pub fn change(&mut self, wire: &Wire) -> Result<(), RecordError> {
+        let fault = |source| RecordError::Io {
+            path: self.path.clone(),
+            source,
+        };
+        let _guard = guard(&self.folder).map_err(fault)?;
+        if is_at(&self.file, &self.path) {
+            let written = write(&self.folder, &self.path, &self.token, wire);
+            self.file = written.map_err(fault)?;
+        }
+        Ok(())
     }
 }
 
@@ -126,7 +148,7 @@ impl Drop for Record {
             return;
         };
         if is_at(&self.file, &self.path) {
-            let _ = fs::remove_file(&self.path);
+            forget(&self.folder, &self.path);
         }
     }
 }
@@ -160,6 +182,17 @@ pub(crate) fn read(path: &Path) -> Read {
     }
 }
 
+/// The certificates of a coordinator that spoke TLS and is gone.
+pub(crate) fn last_ca(path: &Path) -> Option<String> {
+    let Read::Stale = read(path) else {
+        return None;
+    };
+    match Wire::of(&fs::read_to_string(path).ok()?) {
+        Wire::Tls { ca } => Some(ca),
+        Wire::Plain => None,
+    }
+}
+
 fn boot_of(text: &str) -> &str {
     text.lines().nth(1).unwrap_or_default()
 }
@@ -176,11 +209,29 @@ fn guard(folder: &Path) -> std::io::Result<File> {
 
 /// The record appears under its name when it is complete and locked.
 fn write(folder: &Path, path: &Path, token: &Token, wire: &Wire) -> std::io::Result<File> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    let text = wire.text();
-    write!(file, "{}\n{}\n{text}", token.secret(), machine::boot())?;
+    let file = complete(folder, token.secret(), wire)?;
     file.as_file().try_lock()?;
     file.persist(path).map_err(|e| e.error)
+}
+
+/// A record that has no name yet.
+fn complete(folder: &Path, secret: &str, wire: &Wire) -> std::io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new_in(folder)?;
+    let text = wire.text();
+    write!(file, "{secret}\n{}\n{text}", machine::boot())?;
+    Ok(file)
+}
+
+/// Leaves of the record of a coordinator that is gone that it spoke TLS, where it did, and nothing
+/// else. The guard is held.
+fn forget(folder: &Path, path: &Path) {
+    let wire = fs::read_to_string(path).map_or(Wire::Plain, |text| Wire::of(&text));
+    if wire != Wire::Plain
+        && complete(folder, "", &wire).is_ok_and(|file| file.persist(path).is_ok())
+    {
+        return;
+    }
+    let _ = fs::remove_file(path);
 }
 
 /// Removes what coordinators left that are gone. The guard is held: nobody is about to lock a
@@ -194,19 +245,24 @@ fn sweep(folder: &Path) {
         .map(|entry| entry.path())
         .filter(|path| !path.ends_with(LOCK))
     {
-        if is_left_over(&path) {
-            let _ = fs::remove_file(&path);
+        match left_over(&path) {
+            Some(LeftOver::New) => forget(folder, &path),
+            Some(LeftOver::Old) => drop(fs::remove_file(&path)),
+            None => {}
         }
     }
 }
 
-fn is_left_over(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else {
-        return false;
-    };
-    if file.try_lock().is_err() {
-        return false;
-    }
+/// What is left of a coordinator that is gone.
+enum LeftOver {
+    /// Its token may be there still.
+    New,
+    Old,
+}
+
+fn left_over(path: &Path) -> Option<LeftOver> {
+    let file = File::open(path).ok()?;
+    file.try_lock().ok()?;
     let age = file
         .metadata()
         .and_then(|m| m.modified())
@@ -214,7 +270,12 @@ fn is_left_over(path: &Path) -> bool {
         .and_then(|at| at.elapsed().ok())
         .unwrap_or_default();
     let text = std::io::read_to_string(&file).unwrap_or_default();
-    boot_of(&text) == machine::boot() || age > FORGOTTEN
+    if age > FORGOTTEN {
+        return Some(LeftOver::Old);
+    }
+    // What has no token is left as it is, and grows old.
+    let is_new = !text.starts_with('\n') && boot_of(&text) == machine::boot();
+    is_new.then_some(LeftOver::New)
 }
 
 /// Whether `path` still names `file`: another coordinator may have put its own record there.

@@ -54,6 +54,13 @@ impl Search {
         found
     }
 
+    /// The certificates, in PEM, of a coordinator that spoke TLS and is gone; empty where those of the
+    /// system knew it. None where none did.
+    pub fn last_ca(&self) -> Option<String> {
+        let mut all = self.records.iter();
+        all.find_map(|path| record::last_ca(path))
+    }
+
     /// How the coordinator whose token [`Self::find`] gives is spoken to. None where there is none.
     pub fn wire(&self) -> Option<Wire> {
         self.records
@@ -106,9 +113,42 @@ mod tests {
     }
 
     fn leave(folder: &Path, address: &str, token: &str) -> Record {
+        leave_speaking(folder, address, token, &Wire::Plain)
+    }
+
+    fn leave_speaking(folder: &Path, address: &str, token: &str, wire: &Wire) -> Record {
         let token = Token::parse(token, "test").expect("a token");
         let address = address.parse().expect("an address");
-        Record::leave_in(folder, address, &token, &Wire::Plain).expect("a record")
+        Record::leave_in(folder, address, &token, wire).expect("a record")
+    }
+
+    #[test]
+    fn that_a_coordinator_spoke_tls_is_known_until_another_one_takes_its_place() {
+        let home = tempfile::tempdir().expect("a folder");
+        let search = Search::within(home.path(), "127.0.0.1", 1);
+        let file = home.path().join("127.0.0.1:1");
+        let ca = "a certificate\n".to_owned();
+        let tls = Wire::Tls { ca: ca.clone() };
+        let leave_tls = || leave_speaking(home.path(), "127.0.0.1:1", "secret", &tls);
+        let one = leave_tls();
+        assert_eq!(search.last_ca(), None, "it is not gone");
+        drop(one);
+        let is_known = || {
+            assert!(matches!(search.find(), Found::Stale));
+            assert_eq!(search.last_ca().as_ref(), Some(&ca));
+            let left = std::fs::read_to_string(&file).expect("what it left");
+            assert!(!left.contains("secret"), "a token of nobody lies about");
+        };
+        is_known();
+        // Of one that was killed, a coordinator at another address leaves as much.
+        let left = std::fs::read_to_string(&file).expect("what it left");
+        std::fs::write(&file, format!("secret{left}")).expect("what a killed one leaves");
+        assert_eq!(search.last_ca().as_ref(), Some(&ca));
+        let _other = leave(home.path(), "127.0.0.1:2", "other");
+        is_known();
+        drop(leave(home.path(), "127.0.0.1:1", "plain"));
+        assert_eq!(search.last_ca(), None);
+        assert!(matches!(search.find(), Found::Nothing));
     }
 
     #[test]

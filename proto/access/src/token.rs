@@ -143,17 +143,25 @@ impl Token {
         (is_exposed(mode) && is_token()).then(|| format!("{exposed}; chmod 600 {}", path.display()))
     }
 
-    /// The token of the state folder `folder`; made where there is none yet. Only one process may
-    /// hold the folder.
+    /// The token of the state folder `folder`; made where there is none yet. Of several processes
+    /// that find none, all take the one that is there first.
     ///
     /// # Errors
     /// The token cannot be read or written, or everybody can read it.
     pub fn keep(folder: &Path) -> Result<Self, TokenError> {
         let path = Self::path(folder);
         match fs::metadata(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                make(folder, &path).map_err(|source| TokenError::Make { path, source })
-            }
+            Err(e) if e.kind() == ErrorKind::NotFound => match make(folder, &path) {
+                // Another process has made one meanwhile. It is whole: it has its name.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    sync(folder).map_err(|source| TokenError::Make {
+                        path: path.clone(),
+                        source,
+                    })?;
+                    Self::read_strong(&path)
+                }
+                made => made.map_err(|source| TokenError::Make { path, source }),
+            },
             Err(source) => Err(TokenError::Read { path, source }),
             Ok(found) if is_exposed(found.permissions().mode()) => Err(TokenError::Exposed {
                 path,
@@ -189,7 +197,7 @@ impl Token {
 }
 
 /// A group may have been let in on purpose, such as Prometheus's.
-fn is_exposed(mode: u32) -> bool {
+pub(crate) fn is_exposed(mode: u32) -> bool {
     mode & 0o007 != 0
 }
 
@@ -208,8 +216,13 @@ fn make(folder: &Path, path: &Path) -> std::io::Result<Token> {
     writeln!(file, "{secret}")?;
     file.as_file().sync_all()?;
     file.persist_noclobber(path).map_err(|e| e.error)?;
-    File::open(folder)?.sync_all()?;
+    sync(folder)?;
     Ok(Token(secret.into()))
+}
+
+/// Makes the names in `folder` durable.
+fn sync(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -244,6 +257,25 @@ mod tests {
             .filter_map(|e| Some(e.ok()?.file_name()))
             .collect();
         assert_eq!(left, ["token"]);
+    }
+
+    #[test]
+    fn several_that_start_at_once_on_a_new_folder_have_one_token() {
+        // Whoever is late finds it before it looks: many rounds make one that is not.
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().expect("a folder");
+            let gate = std::sync::Barrier::new(8);
+            let keep = || {
+                gate.wait();
+                Token::keep(folder.path()).expect("a token")
+            };
+            let kept: Vec<Token> = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(keep)).collect();
+                let ended = all.into_iter().map(|one| one.join().expect("no panic"));
+                ended.collect()
+            });
+            assert!(kept.iter().all(|token| token.is(kept[0].secret())));
+        }
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl ConnectError {
             ),
             Self::NoTls { .. } => "write https:// before the address".into(),
             Self::Token(fault) => fault.help(),
-            Self::Tls(fault) => fault.help().into(),
+            Self::Tls(fault) => fault.help(),
         }
     }
 }

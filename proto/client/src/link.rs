@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::address::{Address, Scheme};
+use crate::dial;
 use crate::link_fault::{LastFault, LinkFault};
 use crate::trust::{HTTP_2, Trust};
 
@@ -32,7 +33,8 @@ const ALERT: u8 = 21;
 enum Way {
     Plain,
     Tls(Arc<ClientConfig>),
-    /// As the record of a coordinator on this machine says; without one, as the address does.
+    /// As the record of a coordinator on this machine says, also once it is gone if it spoke TLS;
+    /// without one, as the address does.
     Recorded(Search),
 }
 
@@ -96,7 +98,7 @@ impl Link {
         self.last.forget();
         let config = self.config()?;
         let Address { host, port, .. } = &self.address;
-        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        let stream = dial::connect(host, *port).await?;
         // Small calls must not wait for the acknowledgment of the one before.
         stream.set_nodelay(true)?;
         if config.is_none() && matches!(self.way, Way::Recorded(_)) {
@@ -138,7 +140,12 @@ impl Link {
             Some(Wire::Tls { ca }) if !ca.is_empty() => self.trust.trusting(&ca).map(Some),
             Some(Wire::Tls { .. }) => self.trust.configured().map(Some),
             Some(Wire::Plain) if self.address.scheme == Scheme::Unsaid => Ok(None),
-            None if !self.asks_for_tls() => Ok(None),
+            None if !self.asks_for_tls() => match search.last_ca() {
+                None => Ok(None),
+                // Whoever answers where it was must be it again.
+                Some(ca) if !ca.is_empty() => self.trust.trusting(&ca).map(Some),
+                Some(_) => self.trust.configured().map(Some),
+            },
             Some(Wire::Plain) | None => self.trust.configured().map(Some),
         }
     }

@@ -1,10 +1,9 @@
 //! Whom a caller trusts, and what it shows of itself, from the files that it was given.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qlora_access::{PemError, pem};
 use rustls::client::WantsClientCert;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -28,14 +27,8 @@ pub struct TlsFiles {
 /// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFileError {
-    #[error("{path} cannot be read: {source}")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{path} holds no {what} in PEM{}", told(.fault))]
-    Content {
-        path: PathBuf,
-        what: &'static str,
-        fault: Option<String>,
-    },
+    #[error("{0}")]
+    File(#[from] PemError),
     #[error("{certificate} and {key} cannot be used together: {fault}")]
     Pair {
         certificate: PathBuf,
@@ -48,25 +41,25 @@ pub enum TlsFileError {
     Setup(rustls::Error),
 }
 
-fn told(fault: &Option<String>) -> String {
-    fault
-        .as_ref()
-        .map(|fault| format!(": {fault}"))
-        .unwrap_or_default()
-}
-
 impl TlsFileError {
     /// The way out.
-    pub fn help(&self) -> &'static str {
-        match self {
-            Self::Read { .. } => "name a file that this user can read",
-            Self::Content { .. } => {
+    pub fn help(&self) -> String {
+        let help = match self {
+            Self::File(PemError::Exposed { path, .. }) => {
+                return format!(
+                    "others may have read it: have another one made with its certificate, or keep it with: chmod 600 {}",
+                    path.display()
+                );
+            }
+            Self::File(PemError::Read { .. }) => "name a file that this user can read",
+            Self::File(PemError::Content { .. }) => {
                 "copy ca.pem from the folder `tls` of the coordinator's state folder, and a certificate with its key as qlora-coordinator certify has made them"
             }
             Self::Pair { .. } => "name a certificate and the key that was made with it",
             Self::Half { .. } => "give both, --cert FILE and --key FILE",
             Self::Setup(_) => "give --ca FILE with ca.pem of the coordinator",
-        }
+        };
+        help.into()
     }
 }
 
@@ -91,7 +84,7 @@ impl Trust {
                 });
             }
         };
-        let roots = files.ca.as_deref().map(roots).transpose()?;
+        let roots = files.ca.as_deref().map(pem::roots).transpose()?;
         Ok(Self { shown, roots })
     }
 
@@ -143,22 +136,11 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error
         .with_safe_default_protocol_versions()
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TlsFileError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots
-            .add(certificate)
-            .map_err(|e| content(path, "certificate of a CA", Some(e.to_string())))?;
-    }
-    Ok(roots)
-}
-
 /// The certificate and key of a client, which are tried together here rather than at the first
 /// connection.
 fn shown(certificate: &Path, key: &Path) -> Result<Shown, TlsFileError> {
-    let chain = certificates(certificate)?;
-    let own = PrivateKeyDer::from_pem_slice(&bytes(key)?)
-        .map_err(|e| content(key, "private key", Some(e.to_string())))?;
+    let chain = pem::certificates(certificate)?;
+    let own = pem::key(key)?;
     let pair = |fault| TlsFileError::Pair {
         certificate: certificate.into(),
         key: key.into(),
@@ -172,34 +154,36 @@ fn shown(certificate: &Path, key: &Path) -> Result<Shown, TlsFileError> {
     Ok((chain, own))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    const WHAT: &str = "certificate";
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes(path)?).collect();
-    let found = found.map_err(|e| content(path, WHAT, Some(e.to_string())))?;
-    if found.is_empty() {
-        return Err(content(path, WHAT, None));
-    }
-    Ok(found)
-}
-
-fn bytes(path: &Path) -> Result<Vec<u8>, TlsFileError> {
-    fs::read(path).map_err(|source| TlsFileError::Read {
-        path: path.into(),
-        source,
-    })
-}
-
-fn content(path: &Path, what: &'static str, fault: Option<String>) -> TlsFileError {
-    TlsFileError::Content {
-        path: path.into(),
-        what,
-        fault,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    /// As the coordinator judges its own.
+    #[test]
+    fn a_key_that_every_user_can_read_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (certificate, key) = (folder.path().join("w.pem"), folder.path().join("w.key"));
+        let made = rcgen::generate_simple_self_signed(["w".to_owned()]).expect("a certificate");
+        fs::write(&certificate, made.cert.pem()).expect("a file");
+        fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+        let files = TlsFiles {
+            ca: None,
+            certificate: Some(certificate),
+            key: Some(key.clone()),
+        };
+        for (mode, is_taken) in [(0o600, true), (0o640, true), (0o604, false), (0o666, false)] {
+            fs::set_permissions(&key, Permissions::from_mode(mode)).expect("a mode");
+            let read = Trust::read(&files);
+            assert_eq!(read.is_ok(), is_taken, "{mode:o}");
+            if let Err(fault) = read {
+                assert!(fault.to_string().contains("w.key"), "{fault}");
+                assert!(fault.help().contains("chmod 600"), "{}", fault.help());
+            }
+        }
+    }
 
     #[test]
     fn files_that_cannot_be_used_are_named_with_the_way_out() {

@@ -290,6 +290,36 @@ fn a_renewed_certificate_is_served_without_a_restart() {
     assert_eq!(world.ctl(&["jobs"]).code, 0);
 }
 
+/// Programs of the machine, which were told nothing but the address, go on with another CA.
+#[test]
+fn a_new_ca_is_left_for_the_programs_of_the_machine() {
+    let world = secured();
+    assert_eq!(world.ctl(&["jobs"]).code, 0);
+    fs::remove_dir_all(world.path("state/tls")).expect("a folder");
+    prepared(&world.path("state"), &["init"]);
+    let pid = Pid::from_raw(world.coordinator.pid() as i32).expect("a process id");
+    kill_process(pid, Signal::HUP).expect("a signal");
+    wait_until("the new certificate", || {
+        let served = || shown(&world) == der(&world.path("state/tls/server.pem"));
+        let is_read = world.coordinator.log().contains("was read again");
+        (is_read && served()).then_some(())
+    });
+    wait_until("a call that trusts the new CA", || {
+        (world.ctl(&["jobs"]).code == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_hangup_does_not_end_a_coordinator_without_certificates() {
+    let world = World::new(&[]);
+    let pid = Pid::from_raw(world.coordinator.pid() as i32).expect("a process id");
+    kill_process(pid, Signal::HUP).expect("a signal");
+    wait_until("word of the signal", || {
+        world.coordinator.log().contains("SIGHUP").then_some(())
+    });
+    assert_eq!(world.ctl(&["jobs"]).code, 0);
+}
+
 fn der(path: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(path).expect("a certificate")
 }

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sqlx::postgres::PgConnection;
-use tokio::time::timeout;
 
-use super::database::{Database, PATIENCE, late};
+use super::database::{Database, PATIENCE, within};
 use super::fault::{is_new, not_read, not_written, passes};
 use super::fill::fill;
 use super::leadership::Leadership;
@@ -83,7 +82,7 @@ impl Candidate {
     /// those that are under way.
     async fn lead(&self, mut session: PgConnection, address: &str) -> Result<Campaign, StoreError> {
         migrate(&self.database, &mut session).await?;
-        let epoch = begun(&mut session, address)
+        let epoch = begun(&self.database, &mut session, address)
             .await
             .map_err(not_written(&self.database))?;
         warn_of_loss(&self.database, &mut session).await?;
@@ -113,43 +112,42 @@ async fn locked(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let asked = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
         .bind(LOCK)
         .fetch_one(session);
-    timeout(PATIENCE, asked)
-        .await
-        .unwrap_or_else(|_| Err(late()))
+    within(PATIENCE, asked).await
 }
 
 /// Begins an epoch. What a leader of an earlier version wrote is filled in only then: until it ends,
-/// it may write more.
-async fn begun(session: &mut PgConnection, address: &str) -> Result<i64, sqlx::Error> {
+/// it may write more. Where a replica is waited for, it has all that was committed before.
+async fn begun(
+    database: &Database,
+    session: &mut PgConnection,
+    address: &str,
+) -> Result<i64, sqlx::Error> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let epoch = sqlx::query_scalar(
+    let raised = sqlx::query_scalar(
         "UPDATE leader SET epoch = epoch + 1, address = $1, unix_ms = $2 RETURNING epoch",
     )
     .bind(address)
     .bind(since.map_or(0, |since| since.as_millis() as i64))
-    .fetch_one(&mut *session)
-    .await?;
-    fill(session).await?;
+    .fetch_one(&mut *session);
+    let epoch = database.ask(raised).await?;
+    fill(database, session).await?;
     Ok(epoch)
 }
 
 /// The address that the leader wrote down; none before there was one.
 async fn leader(session: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let asked = sqlx::query_scalar("SELECT address FROM leader").fetch_optional(session);
-    let found: Option<String> = match timeout(PATIENCE, asked).await {
-        Ok(Err(e)) if is_new(&e) => None,
-        Ok(answer) => answer?,
-        Err(_) => return Err(late()),
+    let found: Option<String> = match within(PATIENCE, asked).await {
+        Err(e) if is_new(&e) => None,
+        answer => answer?,
     };
     Ok(found.filter(|address| !address.is_empty()))
 }
 
 /// A server that does not wait for its disk loses what was acknowledged when its machine stops.
 async fn warn_of_loss(database: &Database, session: &mut PgConnection) -> Result<(), StoreError> {
-    let fsync: String = sqlx::query_scalar("SELECT current_setting('fsync')")
-        .fetch_one(session)
-        .await
-        .map_err(not_read(database))?;
+    let asked = sqlx::query_scalar("SELECT current_setting('fsync')").fetch_one(session);
+    let fsync: String = database.ask(asked).await.map_err(not_read(database))?;
     if fsync != "on" {
         tracing::warn!(
             "the server of {database} runs with fsync = {fsync}: what is acknowledged may be lost when its machine stops"

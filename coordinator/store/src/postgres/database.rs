@@ -12,6 +12,10 @@ use crate::error::StoreError;
 
 /// How long the server may take to answer where nothing but an answer is asked for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take where it reads or writes, unless [`Database::answering_within`] says.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long a step to a newer schema may take: nobody leads meanwhile, and tables may be large.
+const MIGRATION: Duration = Duration::from_secs(600);
 
 /// What every session sets. The server notices within 4 s that a peer has vanished, and then gives
 /// its locks away; a transaction that nobody goes on with ends. A commit returns once it is on disk,
@@ -33,28 +37,79 @@ const SETTINGS: [(&str, &str); 9] = [
 pub struct Database {
     options: PgConnectOptions,
     shown: String,
+    limit: Duration,
 }
 
 impl Database {
+    /// Lets a statement or a commit take so long and no longer. Three of them, one after the other,
+    /// are the longest wait for the fate of a commit, so that it is to be a third of a lease or less.
+    #[must_use]
+    pub fn answering_within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
     pub(super) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        timeout(PATIENCE, self.options.connect())
-            .await
-            .unwrap_or_else(|_| Err(late()))
+        within(PATIENCE, self.options.connect()).await
     }
 
     /// Connections for reading, made when they are needed.
-    pub(super) fn pool(&self) -> PgPool {
-        PgPoolOptions::new()
+    pub(super) fn readers(&self) -> Readers {
+        let pool = PgPoolOptions::new()
             .max_connections(4)
             .acquire_timeout(PATIENCE)
-            .connect_lazy_with(self.options.clone())
+            .connect_lazy_with(self.options.clone());
+        let limit = self.limit;
+        Readers { pool, limit }
+    }
+
+    /// What the server answers to one statement, or that it is late. It may still be at work then:
+    /// the connection that was `asked` on must not be used any more.
+    ///
+    /// The limit is kept here, since no setting of the server bounds a commit that waits for a
+    /// replica.
+    pub(super) async fn ask<T>(
+        &self,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        within(self.limit, asked).await
+    }
+
+    /// As [`Self::ask`], of a step to a newer schema.
+    pub(super) async fn ask_to_migrate<T>(
+        &self,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        within(MIGRATION, asked).await
     }
 }
 
-/// The fault of a server that does not answer in time.
-pub(super) fn late() -> sqlx::Error {
-    let text = format!("the server did not answer within {} s", PATIENCE.as_secs());
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+/// Connections for reading, and how long a statement on one may take.
+#[derive(Clone)]
+pub(super) struct Readers {
+    pub pool: PgPool,
+    limit: Duration,
+}
+
+impl Readers {
+    /// What the server answers to one statement, or that it is late.
+    pub async fn ask<T>(
+        &self,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        within(self.limit, asked).await
+    }
+}
+
+/// What `asked` comes to, or the fault of a server that does not answer within `limit`.
+pub(super) async fn within<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    timeout(limit, asked).await.unwrap_or_else(|_| {
+        let text = format!("the server did not answer within {limit:?}");
+        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
+        Err(sqlx::Error::Io(late))
+    })
 }
 
 impl FromStr for Database {
@@ -83,7 +138,11 @@ impl FromStr for Database {
         let options = options
             .application_name("qlora-coordinator")
             .options(SETTINGS);
-        Ok(Self { options, shown })
+        Ok(Self {
+            options,
+            shown,
+            limit: LIMIT,
+        })
     }
 }
 

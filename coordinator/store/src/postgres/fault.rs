@@ -64,3 +64,14 @@ pub(super) fn not_written(database: &Database) -> impl Fn(sqlx::Error) -> StoreE
         Err(known) => known,
     }
 }
+
+/// What the server answers to one statement that writes, or to what goes with one.
+///
+/// # Errors
+/// It failed or is late; nothing of its transaction is there.
+pub(super) async fn written<T>(
+    database: &Database,
+    asked: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    database.ask(asked).await.map_err(not_written(database))
+}

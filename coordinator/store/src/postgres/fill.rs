@@ -4,6 +4,7 @@ use qlora_engine::Job;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::briefs::save_briefs;
+use super::database::Database;
 use crate::rows;
 
 /// Rows of one transaction.
@@ -11,15 +12,18 @@ const ROWS: i64 = 1000;
 
 /// Gives every job that has none its state, and ended ones their brief. One that cannot be read
 /// stays as it is. `session` holds the lock, and its transactions end with it.
-pub(super) async fn fill(session: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn fill(
+    database: &Database,
+    session: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
     let mut after = 0;
     loop {
-        let found = page(session, after).await?;
+        let found = database.ask(page(session, after)).await?;
         let Some(last) = found.last() else {
             return Ok(());
         };
         after = rows::id(last);
-        one_page(session, &found).await?;
+        database.ask(one_page(session, &found)).await?;
     }
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
-use super::database::{Database, PATIENCE, late};
+use super::database::{Database, PATIENCE, within};
 use crate::error::StoreError;
 
 /// How often the session that holds the lock is asked whether it is there.
@@ -63,6 +63,15 @@ impl Leadership {
         self.fault(fault)
     }
 
+    /// # Errors
+    /// It is over.
+    pub fn check(&self) -> Result<(), StoreError> {
+        match &*self.lost.borrow() {
+            None => Ok(()),
+            Some(fault) => Err(self.fault(fault.clone())),
+        }
+    }
+
     fn fault(&self, fault: String) -> StoreError {
         StoreError::Deposed {
             place: self.database.to_string(),
@@ -84,8 +93,7 @@ impl Leadership {
             beat.tick().await;
             let asked =
                 sqlx::query_scalar::<_, i64>("SELECT epoch FROM leader").fetch_one(&mut session);
-            let answer = timeout(PATIENCE, asked).await;
-            match answer.unwrap_or_else(|_| Err(late())) {
+            match within(PATIENCE, asked).await {
                 Ok(found) if found == self.epoch => {}
                 Ok(found) => return drop(self.deposed(found)),
                 Err(e) => {

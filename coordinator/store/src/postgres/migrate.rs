@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use super::database::Database;
-use super::fault::{not_read, not_written};
+use super::fault::{not_read, not_written, written};
 use crate::error::StoreError;
 
 /// Every version of the schema, oldest first.
@@ -25,14 +25,10 @@ pub(super) async fn migrate(
     database: &Database,
     session: &mut PgConnection,
 ) -> Result<(), StoreError> {
-    sqlx::raw_sql(VERSION)
-        .execute(&mut *session)
-        .await
-        .map_err(not_written(database))?;
-    let found: i64 = sqlx::query_scalar("SELECT number FROM version")
-        .fetch_one(&mut *session)
-        .await
-        .map_err(not_read(database))?;
+    let asked = sqlx::raw_sql(VERSION).execute(&mut *session);
+    written(database, asked).await?;
+    let asked = sqlx::query_scalar("SELECT number FROM version").fetch_one(&mut *session);
+    let found: i64 = database.ask(asked).await.map_err(not_read(database))?;
     let known = MIGRATIONS.len();
     let version = usize::try_from(found).unwrap_or(usize::MAX);
     if version > known {
@@ -44,8 +40,8 @@ pub(super) async fn migrate(
     let steps = MIGRATIONS[version..].join("\n");
     // Statements that are sent together are one transaction.
     let all = format!("{steps}\nUPDATE version SET number = {known};");
-    sqlx::raw_sql(AssertSqlSafe(all))
-        .execute(session)
+    database
+        .ask_to_migrate(sqlx::raw_sql(AssertSqlSafe(all)).execute(session))
         .await
         .map_err(not_written(database))?;
     Ok(())

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use qlora_engine::{Job, JobId};
-use sqlx::postgres::PgPool;
 
-use super::database::Database;
+use super::database::{Database, Readers};
 use super::fault::not_read;
 use super::jobs;
 use super::leadership::{Leadership, Watched};
@@ -26,7 +25,7 @@ use crate::rows;
 pub struct PostgresStore {
     database: Arc<Database>,
     writer: Writer,
-    readers: PgPool,
+    readers: Readers,
     leadership: Leadership,
     /// Bytes of the database when they were asked for last.
     size: Arc<AtomicU64>,
@@ -42,7 +41,7 @@ impl PostgresStore {
         leadership: Leadership,
         watched: Watched,
     ) -> Result<Self, StoreError> {
-        let readers = database.pool();
+        let readers = database.readers();
         let store = Self {
             database: database.clone(),
             writer: Writer::new(database.clone(), leadership.clone(), bounds),
@@ -66,24 +65,31 @@ impl PostgresStore {
         not_read(&self.database)(source)
     }
 
+    /// What the server answers to one statement that reads.
+    async fn read<T>(
+        &self,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        self.readers.ask(asked).await.map_err(|e| self.unread(e))
+    }
+
     /// Marks those of `unreadable` of which the journal tells already, and of the same fault.
     async fn mark_told(&self, unreadable: &mut [Unreadable]) -> Result<(), StoreError> {
         if unreadable.is_empty() {
             return Ok(());
         }
-        let rows = sqlx::query("SELECT * FROM journal WHERE kind = $1")
+        let asked = sqlx::query("SELECT * FROM journal WHERE kind = $1")
             .bind(Unreadable::KIND)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|e| self.unread(e))?;
+            .fetch_all(&self.readers.pool);
+        let rows = self.read(asked).await?;
         mark_told(&rows, unreadable);
         Ok(())
     }
 
     async fn load_drains(&self, stored: &mut Stored) -> Result<(), sqlx::Error> {
-        let rows = sqlx::query("SELECT worker, unix_ms, reason FROM drains")
-            .fetch_all(&self.readers)
-            .await?;
+        let asked =
+            sqlx::query("SELECT worker, unix_ms, reason FROM drains").fetch_all(&self.readers.pool);
+        let rows = self.readers.ask(asked).await?;
         self.named.drains(&rows, stored);
         Ok(())
     }
@@ -94,10 +100,10 @@ fn position(after: u64) -> i64 {
     i64::try_from(after).unwrap_or(i64::MAX)
 }
 
-async fn size(readers: &PgPool) -> Result<u64, sqlx::Error> {
-    let bytes: i64 = sqlx::query_scalar("SELECT pg_database_size(current_database())")
-        .fetch_one(readers)
-        .await?;
+async fn size(readers: &Readers) -> Result<u64, sqlx::Error> {
+    let asked =
+        sqlx::query_scalar("SELECT pg_database_size(current_database())").fetch_one(&readers.pool);
+    let bytes: i64 = readers.ask(asked).await?;
     Ok(bytes as u64)
 }
 
@@ -119,15 +125,12 @@ impl JobStore for PostgresStore {
             .await
             .map_err(fault)?;
         self.load_drains(&mut stored).await.map_err(fault)?;
-        let counters = sqlx::query("SELECT job, token FROM counters")
-            .fetch_one(&self.readers)
-            .await
-            .map_err(fault)?;
+        let asked = sqlx::query("SELECT job, token FROM counters").fetch_one(&self.readers.pool);
+        let counters = self.read(asked).await?;
         rows::reserve(&counters, &mut stored.reserved).map_err(fault)?;
-        let id: Option<String> = sqlx::query_scalar("SELECT id FROM identity")
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(fault)?;
+        let asked =
+            sqlx::query_scalar("SELECT id FROM identity").fetch_optional(&self.readers.pool);
+        let id: Option<String> = self.read(asked).await?;
         // Another id would make this another coordinator, for workers that hold its attempts.
         stored.coordinator_id = id.ok_or_else(|| StoreError::ServerDamaged {
             place: self.database.to_string(),
@@ -159,42 +162,39 @@ impl JobStore for PostgresStore {
         after: u64,
         limit: u32,
     ) -> Result<Vec<MetricRecord>, StoreError> {
-        let rows =
+        let asked =
             sqlx::query("SELECT seq, step, unix_ms, vals FROM metrics WHERE job = $1 AND seq > $2 ORDER BY seq LIMIT $3")
                 .bind(position(job.0))
                 .bind(position(after))
                 .bind(i64::from(limit))
-                .fetch_all(&self.readers)
-                .await
-                .map_err(|e| self.unread(e))?;
+                .fetch_all(&self.readers.pool);
+        let rows = self.read(asked).await?;
         Ok(self
             .named
             .read(&rows, &format!("job {job}'s point"), rows::metric))
     }
 
     async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
-        let rows = sqlx::query(
+        let asked = sqlx::query(
             "SELECT seq, unix_ms, level, text, token FROM logs WHERE job = $1 AND seq > $2 ORDER BY seq LIMIT $3",
         )
         .bind(position(job.0))
         .bind(position(after))
         .bind(i64::from(limit))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|e| self.unread(e))?;
+        .fetch_all(&self.readers.pool);
+        let rows = self.read(asked).await?;
         Ok(self
             .named
             .read(&rows, &format!("job {job}'s log line"), rows::log))
     }
 
     async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
-        let rows =
+        let asked =
             sqlx::query("SELECT seq, unix_ms, level, text, token FROM logs WHERE job = $1 ORDER BY seq DESC LIMIT $2")
                 .bind(position(job.0))
                 .bind(i64::from(limit))
-                .fetch_all(&self.readers)
-                .await
-                .map_err(|e| self.unread(e))?;
+                .fetch_all(&self.readers.pool);
+        let rows = self.read(asked).await?;
         let mut lines = self
             .named
             .read(&rows, &format!("job {job}'s log line"), rows::log);
@@ -204,16 +204,15 @@ impl JobStore for PostgresStore {
 
     async fn record_bytes(&self, job: JobId) -> Result<u64, StoreError> {
         // A sum of bigint is numeric.
-        let bytes: i64 = sqlx::query_scalar(
+        let asked = sqlx::query_scalar(
             "SELECT (
                 (SELECT COALESCE(SUM(OCTET_LENGTH(text)), 0) FROM logs WHERE job = $1)
                 + (SELECT COALESCE(SUM(OCTET_LENGTH(vals)), 0) FROM metrics WHERE job = $1)
             )::bigint",
         )
         .bind(position(job.0))
-        .fetch_one(&self.readers)
-        .await
-        .map_err(|e| self.unread(e))?;
+        .fetch_one(&self.readers.pool);
+        let bytes: i64 = self.read(asked).await?;
         Ok(bytes as u64)
     }
 
@@ -233,20 +232,17 @@ impl JobStore for PostgresStore {
     }
 
     async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM journal WHERE seq > $1 ORDER BY seq LIMIT $2")
+        let asked = sqlx::query("SELECT * FROM journal WHERE seq > $1 ORDER BY seq LIMIT $2")
             .bind(position(after))
             .bind(i64::from(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|e| self.unread(e))?;
+            .fetch_all(&self.readers.pool);
+        let rows = self.read(asked).await?;
         Ok(self.named.read(&rows, "journal entry", rows::entry))
     }
 
     async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM tokens ORDER BY id")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|e| self.unread(e))?;
+        let asked = sqlx::query("SELECT * FROM tokens ORDER BY id").fetch_all(&self.readers.pool);
+        let rows = self.read(asked).await?;
         Ok(self.named.tokens(&rows))
     }
 
@@ -274,14 +270,13 @@ impl JobStore for PostgresStore {
     }
 
     async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {
-        let row = sqlx::query(
+        let asked = sqlx::query(
             "SELECT * FROM configs WHERE name = $1 AND ($2 = 0 OR revision = $2) ORDER BY revision DESC LIMIT 1",
         )
         .bind(writable(name).into_owned())
         .bind(position(revision))
-        .fetch_optional(&self.readers)
-        .await
-        .map_err(|e| self.unread(e))?;
+        .fetch_optional(&self.readers.pool);
+        let row = self.read(asked).await?;
         let row = row.ok_or_else(|| StoreError::NoConfig {
             name: name.into(),
             revision,
@@ -297,10 +292,8 @@ impl JobStore for PostgresStore {
                 "SELECT c.* FROM configs c WHERE revision = (SELECT MAX(revision) FROM configs WHERE name = c.name) ORDER BY name",
             ),
         };
-        let rows = query
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|e| self.unread(e))?;
+        let asked = query.fetch_all(&self.readers.pool);
+        let rows = self.read(asked).await?;
         let readable = |row| self.named.readable(rows::config(row));
         Ok(rows.iter().filter_map(readable).collect())
     }

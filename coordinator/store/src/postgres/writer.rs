@@ -3,7 +3,8 @@
 //! Every transaction begins by holding the epoch, so that no other leader can begin while it is
 //! under way. Any failure discards the connection: the server then ends what was left open. After a
 //! commit without an answer a new connection waits for the end of the transaction, and reads whether
-//! it is there.
+//! it is there. Where that cannot be read in time either, this process leads no more: a commit that
+//! waits for a lost replica may wait for ever, and is no failure.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::database::Database;
-use super::fault::not_written;
+use super::fault::{not_written, written};
 use super::leadership::Leadership;
 use crate::bounds::Bounds;
 use crate::error::StoreError;
@@ -66,15 +67,22 @@ impl Writer {
     }
 
     /// Begins a transaction, on a new connection where the last one failed.
+    ///
+    /// # Errors
+    /// The server fails or is late, this process leads no more, or what the server has is not what
+    /// was acknowledged.
     pub async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
-        let fault = not_written(&self.database);
         let mut state = self.state.lock().await;
+        self.leadership.check()?;
         let mut connection = match state.connection.take() {
             Some(connection) => connection,
-            None => self.database.connect().await.map_err(&fault)?,
+            None => {
+                let connected = self.database.connect().await;
+                connected.map_err(not_written(&self.database))?
+            }
         };
         // From here on what fails takes the connection with it.
-        let found = held(&mut connection).await.map_err(&fault)?;
+        let found = written(&self.database, held(&mut connection)).await?;
         if found.epoch != self.leadership.epoch {
             return Err(self.leadership.deposed(found.epoch));
         }
@@ -111,13 +119,15 @@ impl Transaction<'_> {
     /// Makes everything durable, and returns `made`.
     ///
     /// # Errors
-    /// Nothing of it is there, unless the error is [`StoreError::Unsure`].
+    /// Nothing of it is there, unless the error is [`StoreError::Unsure`]: then this process leads no
+    /// more, so that the next leader reads what is there before anything is told.
     pub async fn commit<T>(mut self, made: T) -> Result<T, StoreError> {
-        let number = self.bump().await.map_err(not_written(self.database))?;
+        let number = self.bump().await?;
         // Whoever waits for this may go away in the middle: then what is durable is what the next
         // transaction finds.
         self.state.commits = None;
-        let committed = sqlx::raw_sql("COMMIT").execute(&mut self.connection).await;
+        let commit = sqlx::raw_sql("COMMIT").execute(&mut self.connection);
+        let committed = self.database.ask(commit).await;
         let Self {
             database,
             connection,
@@ -131,7 +141,7 @@ impl Transaction<'_> {
             return Ok(made);
         };
         drop(connection);
-        match settled(database, leadership).await {
+        match database.ask(settled(database, leadership)).await {
             Ok(found) => {
                 state.commits = Some(found);
                 if found == number {
@@ -140,33 +150,37 @@ impl Transaction<'_> {
                     Err(not_written(database)(fault))
                 }
             }
-            Err(e) => Err(StoreError::Unsure {
-                path: database.to_string().into(),
-                fault: format!("{fault}; {e}"),
-            }),
+            Err(e) => {
+                let fault = format!("{fault}; {e}");
+                leadership.end(format!(
+                    "whether its last commit is durable cannot be told ({fault})"
+                ));
+                Err(StoreError::Unsure {
+                    path: database.to_string().into(),
+                    fault,
+                })
+            }
         }
     }
 
     /// Ends a transaction that has changed nothing.
     pub async fn end<T>(mut self, found: T) -> Result<T, StoreError> {
-        sqlx::raw_sql("ROLLBACK")
-            .execute(&mut self.connection)
-            .await
-            .map_err(not_written(self.database))?;
+        let ended = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection);
+        written(self.database, ended).await?;
         self.state.connection = Some(self.connection);
         Ok(found)
     }
 
     /// Counts this transaction, and keeps the greatest numbers that were ever given out.
-    async fn bump(&mut self) -> Result<i64, sqlx::Error> {
-        sqlx::query_scalar(
+    async fn bump(&mut self) -> Result<i64, StoreError> {
+        let bumped = sqlx::query_scalar(
             "UPDATE counters SET commits = commits + 1, job = GREATEST(job, $1), token = GREATEST(token, $2), journal = $3 RETURNING commits",
         )
         .bind(self.greatest.0)
         .bind(self.greatest.1)
         .bind(self.journal)
-        .fetch_one(&mut self.connection)
-        .await
+        .fetch_one(&mut self.connection);
+        written(self.database, bumped).await
     }
 }
 
@@ -187,7 +201,9 @@ async fn held(connection: &mut PgConnection) -> Result<Found, sqlx::Error> {
 }
 
 /// How many transactions are durable, now that none is under way. The server may still be at work
-/// on one whose connection is gone: it holds the counters until it has ended.
+/// on one whose connection is gone: it holds the counters until it has ended. Where that one waited
+/// for a replica and was cut off, it is there and the replica may lack it: this commit is answered
+/// only once the replica has both.
 async fn settled(database: &Database, leadership: &Leadership) -> Result<i64, sqlx::Error> {
     let mut connection = database.connect().await?;
     let found = held(&mut connection).await?;
@@ -196,5 +212,6 @@ async fn settled(database: &Database, leadership: &Leadership) -> Result<i64, sq
         let fault = leadership.deposed(found.epoch);
         return Err(sqlx::Error::Protocol(fault.to_string()));
     }
+    sqlx::raw_sql("COMMIT").execute(&mut connection).await?;
     Ok(found.commits)
 }

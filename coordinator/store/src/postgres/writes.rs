@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use qlora_engine::{Drain, Job, JobId};
 
 use super::briefs::save_briefs;
-use super::fault::not_written;
+use super::fault::written;
 use super::writer::Transaction;
 use crate::bounds::{Thinning, superfluous};
 use crate::error::StoreError;
@@ -68,10 +68,8 @@ impl Transaction<'_> {
         for &value in values {
             query = query.bind(value as i64);
         }
-        query
-            .execute(&mut self.connection)
-            .await
-            .map_err(not_written(self.database))?;
+        let asked = query.execute(&mut self.connection);
+        written(self.database, asked).await?;
         Ok(())
     }
 
@@ -81,7 +79,7 @@ impl Transaction<'_> {
         let tokens = job.attempts.iter().map(|a| a.token.0 as i64);
         let token = tokens.max().unwrap_or(0);
         self.greatest = (self.greatest.0.max(id), self.greatest.1.max(token));
-        sqlx::query(
+        let asked = sqlx::query(
             "INSERT INTO jobs (id, spec, body, state) VALUES ($1, $2, $3, $4)
              ON CONFLICT (id) DO UPDATE SET body = excluded.body, state = excluded.state",
         )
@@ -89,12 +87,10 @@ impl Transaction<'_> {
         .bind(spec)
         .bind(body)
         .bind(job.state.word())
-        .execute(&mut self.connection)
-        .await
-        .map_err(not_written(self.database))?;
-        save_briefs(&mut self.connection, std::slice::from_ref(job))
-            .await
-            .map_err(not_written(self.database))
+        .execute(&mut self.connection);
+        written(self.database, asked).await?;
+        let asked = save_briefs(&mut self.connection, std::slice::from_ref(job));
+        written(self.database, asked).await
     }
 
     async fn remove_job(&mut self, job: JobId) -> Result<(), StoreError> {
@@ -128,19 +124,16 @@ impl Transaction<'_> {
             .bind(writable(&reason).into_owned()),
             None => sqlx::query("DELETE FROM drains WHERE worker = $1").bind(worker),
         };
-        statement
-            .execute(&mut self.connection)
-            .await
-            .map_err(not_written(self.database))?;
+        let asked = statement.execute(&mut self.connection);
+        written(self.database, asked).await?;
         Ok(())
     }
 
     async fn next_seq(&mut self, query: &'static str, job: JobId) -> Result<i64, StoreError> {
-        let found = sqlx::query_scalar(query)
+        let asked = sqlx::query_scalar(query)
             .bind(job.0 as i64)
-            .fetch_one(&mut self.connection)
-            .await;
-        found.map_err(not_written(self.database))
+            .fetch_one(&mut self.connection);
+        written(self.database, asked).await
     }
 
     /// All points travel in one statement: each one more would cost a way to the server and back.
@@ -158,7 +151,7 @@ impl Transaction<'_> {
             .collect();
         let steps: Vec<i64> = points.iter().map(|point| point.step as i64).collect();
         let times: Vec<i64> = points.iter().map(|point| point.unix_ms as i64).collect();
-        sqlx::query(
+        let asked = sqlx::query(
             "INSERT INTO metrics (job, seq, step, unix_ms, vals) SELECT $1::bigint, n.* FROM UNNEST($2::bigint[], $3::bigint[], $4::bigint[], $5::text[]) AS n",
         )
         .bind(job.0 as i64)
@@ -166,9 +159,8 @@ impl Transaction<'_> {
         .bind(steps)
         .bind(times)
         .bind(values?)
-        .execute(&mut self.connection)
-        .await
-        .map_err(not_written(self.database))?;
+        .execute(&mut self.connection);
+        written(self.database, asked).await?;
         match self.bounds.thinning(first as u64, last as u64) {
             Some(thinning) => self.thin(job, thinning).await,
             None => Ok(()),
@@ -180,23 +172,21 @@ impl Transaction<'_> {
         job: JobId,
         Thinning { until, stretch }: Thinning,
     ) -> Result<(), StoreError> {
-        let found = sqlx::query(
+        let asked = sqlx::query(
             "SELECT seq, step, unix_ms, vals FROM metrics WHERE job = $1 AND seq <= $2 ORDER BY seq",
         )
         .bind(job.0 as i64)
         .bind(until as i64)
-        .fetch_all(&mut self.connection)
-        .await
-        .map_err(not_written(self.database))?;
+        .fetch_all(&mut self.connection);
+        let found = written(self.database, asked).await?;
         let points: Vec<MetricRecord> = found.iter().map(|row| rows::metric(row).value).collect();
         let gone = superfluous(&points, stretch);
         let gone: Vec<i64> = gone.into_iter().map(|seq| seq as i64).collect();
-        sqlx::query("DELETE FROM metrics WHERE job = $1 AND seq = ANY($2)")
+        let asked = sqlx::query("DELETE FROM metrics WHERE job = $1 AND seq = ANY($2)")
             .bind(job.0 as i64)
             .bind(gone)
-            .execute(&mut self.connection)
-            .await
-            .map_err(not_written(self.database))?;
+            .execute(&mut self.connection);
+        written(self.database, asked).await?;
         Ok(())
     }
 
@@ -212,7 +202,7 @@ impl Transaction<'_> {
         let number_of = |of: fn(&LogRecord) -> u64| -> Vec<i64> {
             lines.iter().map(|line| of(line) as i64).collect()
         };
-        sqlx::query(
+        let asked = sqlx::query(
             "INSERT INTO logs (job, seq, unix_ms, level, text, token) SELECT $1::bigint, n.* FROM UNNEST($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[]) AS n",
         )
         .bind(job.0 as i64)
@@ -221,9 +211,8 @@ impl Transaction<'_> {
         .bind(text_of(|line| &line.level))
         .bind(text_of(|line| &line.text))
         .bind(number_of(|line| line.token))
-        .execute(&mut self.connection)
-        .await
-        .map_err(not_written(self.database))?;
+        .execute(&mut self.connection);
+        written(self.database, asked).await?;
         match self.bounds.cut_log(first as u64, last as u64) {
             Some(until) => {
                 let statement = "DELETE FROM logs WHERE job = $1 AND seq <= $2";
@@ -234,7 +223,7 @@ impl Transaction<'_> {
     }
 
     async fn add_token(&mut self, token: &TokenRecord) -> Result<(), StoreError> {
-        sqlx::query(
+        let asked = sqlx::query(
             "INSERT INTO tokens (id, name, role, hash, created, expires, revoked, used_day) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(token.id as i64)
@@ -245,9 +234,8 @@ impl Transaction<'_> {
         .bind(token.expires_unix_ms.map(|at| at as i64))
         .bind(token.revoked_unix_ms.map(|at| at as i64))
         .bind(token.used_day.map(|day| day as i64))
-        .execute(&mut self.connection)
-        .await
-        .map_err(not_written(self.database))?;
+        .execute(&mut self.connection);
+        written(self.database, asked).await?;
         Ok(())
     }
 
@@ -256,7 +244,7 @@ impl Transaction<'_> {
         let seq = self.journal as u64;
         let by = entry.by.as_ref();
         let of_by = |of: fn(&By) -> &str| by.map(|by| writable(of(by)).into_owned());
-        sqlx::query(
+        let asked = sqlx::query(
             "INSERT INTO journal (seq, unix_ms, job, worker, kind, text, who, origin, act) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(self.journal)
@@ -268,9 +256,8 @@ impl Transaction<'_> {
         .bind(of_by(|by| &by.who))
         .bind(of_by(|by| &by.from))
         .bind(of_by(|by| &by.act))
-        .execute(&mut self.connection)
-        .await
-        .map_err(not_written(self.database))?;
+        .execute(&mut self.connection);
+        written(self.database, asked).await?;
         if let Some(until) = self.bounds.cut_journal(seq) {
             // No index is needed: before `until` little more lies than what the bound lets stay.
             self.numbers(TRIM_JOURNAL, &[until, self.bounds.asked])
@@ -288,19 +275,18 @@ impl Transaction<'_> {
     ) -> Result<(ConfigRevision, bool), StoreError> {
         let name = writable(&made.name).into_owned();
         let made = ConfigRevision { name, ..made };
-        let newest =
+        let asked =
             sqlx::query("SELECT * FROM configs WHERE name = $1 ORDER BY revision DESC LIMIT 1")
                 .bind(made.name.clone())
-                .fetch_optional(&mut self.connection)
-                .await
-                .map_err(not_written(self.database))?;
+                .fetch_optional(&mut self.connection);
+        let newest = written(self.database, asked).await?;
         // One that cannot be read is another text than `made`.
         let readable = newest.as_ref().and_then(|row| rows::config(row).ok());
         if let Some(same) = readable.filter(|c| c.hash == made.hash) {
             return Ok((same, false));
         }
         let revision = newest.as_ref().map_or(0, rows::revision) + 1;
-        sqlx::query(
+        let asked = sqlx::query(
             "INSERT INTO configs (name, revision, yaml, hash, unix_ms) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(made.name.clone())
@@ -308,9 +294,8 @@ impl Transaction<'_> {
         .bind(writable(&made.yaml).into_owned())
         .bind(made.hash.clone())
         .bind(made.unix_ms as i64)
-        .execute(&mut self.connection)
-        .await
-        .map_err(not_written(self.database))?;
+        .execute(&mut self.connection);
+        written(self.database, asked).await?;
         let made = ConfigRevision { revision, ..made };
         if let Some(by) = by {
             self.add_entry(made.entry(by)).await?;

@@ -1,0 +1,123 @@
+//! Files of TLS in PEM: the same are served by a coordinator and shown or trusted by its callers, and
+//! are judged alike at both ends.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::token::is_exposed;
+
+const CERTIFICATE: &str = "certificate";
+const OF_A_CA: &str = "certificate of a CA";
+const KEY: &str = "private key";
+
+/// Why a file cannot be used. The way out depends on whose file it is.
+#[derive(Debug, thiserror::Error)]
+pub enum PemError {
+    #[error("{path} cannot be read: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} holds no {what} in PEM that can be used: {fault}")]
+    Content {
+        path: PathBuf,
+        what: &'static str,
+        fault: String,
+    },
+    #[error("every user of this machine can read or change the key {path} (mode {mode:o})")]
+    Exposed { path: PathBuf, mode: u32 },
+}
+
+impl PemError {
+    /// What is wrong with the certificate of `path`.
+    pub fn certificate(path: &Path, fault: &dyn std::fmt::Display) -> Self {
+        content(path, CERTIFICATE, fault)
+    }
+
+    /// What is wrong with the certificate of a CA of `path`.
+    pub fn of_a_ca(path: &Path, fault: &dyn std::fmt::Display) -> Self {
+        content(path, OF_A_CA, fault)
+    }
+
+    /// What is wrong with the key of `path`.
+    pub fn key(path: &Path, fault: &dyn std::fmt::Display) -> Self {
+        content(path, KEY, fault)
+    }
+}
+
+fn content(path: &Path, what: &'static str, fault: &dyn std::fmt::Display) -> PemError {
+    PemError::Content {
+        path: path.into(),
+        what,
+        fault: fault.to_string(),
+    }
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// It cannot be read.
+pub fn text(path: &Path) -> Result<String, PemError> {
+    fs::read_to_string(path).map_err(unread(path))
+}
+
+/// The text of a key, which must not lie open. A group may have been let in on purpose.
+///
+/// # Errors
+/// The file cannot be read, or every user of the machine can reach it.
+pub fn key_text(path: &Path) -> Result<String, PemError> {
+    let text = text(path)?;
+    let found = fs::metadata(path).map_err(unread(path))?;
+    let mode = found.permissions().mode() & 0o777;
+    if is_exposed(mode) {
+        return Err(PemError::Exposed {
+            path: path.into(),
+            mode,
+        });
+    }
+    Ok(text)
+}
+
+/// The key that a file holds.
+///
+/// # Errors
+/// As [`key_text`], or it holds none.
+pub fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
+    PrivateKeyDer::from_pem_slice(key_text(path)?.as_bytes()).map_err(|e| PemError::key(path, &e))
+}
+
+/// The certificates that a file holds: at least one.
+///
+/// # Errors
+/// It cannot be read, or holds none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let bytes = fs::read(path).map_err(unread(path))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = found.map_err(|e| PemError::certificate(path, &e))?;
+    if found.is_empty() {
+        return Err(PemError::certificate(path, &"there is none"));
+    }
+    Ok(found)
+}
+
+/// The certificates that a file holds, as those of whom to trust.
+///
+/// # Errors
+/// As [`certificates`], or one is of no CA.
+pub fn roots(path: &Path) -> Result<RootCertStore, PemError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|e| PemError::of_a_ca(path, &e))?;
+    }
+    Ok(roots)
+}
+
+fn unread(path: &Path) -> impl FnOnce(io::Error) -> PemError + use<> {
+    let path = path.to_owned();
+    move |source| PemError::Read { path, source }
+}
