@@ -24,6 +24,7 @@ mod secured;
 mod serve;
 mod services;
 mod setup;
+pub mod simulated;
 mod standby;
 mod tls;
 mod tokens;

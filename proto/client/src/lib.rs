@@ -7,6 +7,7 @@ mod archive;
 mod connection;
 pub mod console;
 mod credentials;
+pub mod dial;
 pub mod fault;
 pub mod files;
 mod link;
