@@ -11,6 +11,7 @@ use qlora_proto::{
     ResumeRequest, RetryRequest, SubmitRequest, UndrainWorkerRequest,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::{Response, Status};
 
@@ -23,6 +24,8 @@ use crate::witness::Witness;
 pub const HOST: &str = "person";
 /// Rows that every job trains on.
 const ROWS: &[u8] = b"rows";
+/// What every configuration says.
+const COMMON: [&str; 2] = ["model.base=/models/tiny", "data.train=rows.jsonl"];
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 static CONFIGS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let config = |steps: &u64| {
         let steps = format!("training.max_steps={}", steps.max(&1));
-        let resolved = qlora_testkit::resolved(&["model.base=/models/tiny"], &[steps]);
+        let resolved = qlora_testkit::resolved(&COMMON, &[steps]);
         resolved.json().to_owned()
     };
     STEPS.iter().map(config).collect()
@@ -70,20 +73,31 @@ impl Person {
         };
         let client = Client::new(&format!("http://{NAME}:{PORT}"), Some(&self.token_file))?;
         upload(&client, &digest(ROWS), ROWS, || (0, 0)).await?;
-        while let Some(wish) = wishes.recv().await {
-            let (person, client) = (self.clone(), client.clone());
-            tokio::spawn(async move {
-                let text = format!("{wish:?}");
-                if let Err(fault) = person.fulfil(&client, wish).await {
-                    let answer = format!("{text} is refused: {}", fault.message());
-                    person.witness.note(HOST, answer);
+        let mut fulfilling = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(Err(fault)) = fulfilling.join_next() => {
+                    let rule = format!("the simulated person has a fault: {fault}");
+                    self.witness.accuse(rule);
                 }
-            });
+                wish = wishes.recv() => match wish {
+                    Some(wish) => drop(fulfilling.spawn(self.clone().fulfil(client.clone(), wish))),
+                    None => return Ok(()),
+                },
+            }
         }
-        Ok(())
     }
 
-    async fn fulfil(&self, client: &Client, wish: Wish) -> Result<(), Status> {
+    async fn fulfil(self: Arc<Self>, client: Client, wish: Wish) {
+        let text = format!("{wish:?}");
+        if let Err(fault) = self.try_to(&client, wish).await {
+            let answer = format!("{text} is refused: {}", fault.message());
+            self.witness.note(HOST, answer);
+        }
+    }
+
+    async fn try_to(&self, client: &Client, wish: Wish) -> Result<(), Status> {
         match wish {
             Wish::Ask(number, ask) => self.ask(client, number, ask).await,
             Wish::Resume(job) => self.resume(client, job).await,

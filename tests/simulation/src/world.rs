@@ -15,7 +15,7 @@ use crate::clocks;
 use crate::coordinator::{self, Host};
 use crate::disk::Disk;
 use crate::person::{self, Person, Wish, worker_name};
-use crate::schedule::{Act, Direction, Schedule};
+use crate::schedule::{Act, Ask, Direction, Schedule};
 use crate::witness::Witness;
 use crate::worker::Machine;
 
@@ -42,6 +42,8 @@ pub struct World<'a> {
     copies: BTreeMap<usize, Arc<Machine>>,
     wishes: mpsc::UnboundedSender<Wish>,
     asked: usize,
+    /// Jobs that a person submits.
+    submissions: usize,
 }
 
 impl World<'_> {
@@ -82,8 +84,11 @@ impl World<'_> {
             wishes: Mutex::new(Some(waiting)),
         });
         sim.host(person::HOST, move || person.clone().run());
+        let is_submission =
+            |(_, act): &&(Duration, Act)| matches!(act, Act::Ask(Ask::Submit { .. }));
         Ok(Self {
             sim,
+            submissions: schedule.acts.iter().filter(is_submission).count(),
             schedule,
             witness,
             host,
@@ -191,6 +196,19 @@ impl World<'_> {
         self.start(coordinator::NAME);
     }
 
+    /// The job `open` has not ended, or a submission was never answered.
+    fn is_late(&mut self, open: Option<u64>) -> turmoil::Result {
+        let Some(open) = open else {
+            self.witness
+                .accuse("a submission was never answered".into());
+            return Ok(());
+        };
+        drop(self.wishes.send(Wish::Explain(open)));
+        self.run_until(self.sim.elapsed() + HELP)?;
+        self.witness.accuse(format!("job {open} has not ended"));
+        Ok(())
+    }
+
     /// Every job ends, with a person who resumes and undrains what people have stopped.
     fn end(&mut self) -> turmoil::Result {
         let until = self.schedule.end + PATIENCE;
@@ -199,17 +217,13 @@ impl World<'_> {
             self.run_until(next)?;
             let jobs = self.host.disk.jobs();
             let open = jobs.iter().find(|job| !job.state.is_final());
-            let Some(open) = open.map(|job| job.id.0) else {
-                return Ok(());
-            };
-            if self.witness.broken().is_some() {
+            let open = open.map(|job| job.id.0);
+            let all_told = self.witness.acknowledged().len() >= self.submissions;
+            if self.witness.broken().is_some() || (open.is_none() && all_told) {
                 return Ok(());
             }
             if next > until {
-                drop(self.wishes.send(Wish::Explain(open)));
-                self.run_until(next + HELP)?;
-                self.witness.accuse(format!("job {open} has not ended"));
-                return Ok(());
+                return self.is_late(open);
             }
             for job in jobs {
                 if matches!(job.state, JobState::Paused { .. }) {
