@@ -7,7 +7,7 @@ use std::time::Instant;
 use qlora_simulation::{Report, simulate};
 
 /// Seeds that every run of the tests simulates.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 200;
 /// How many there are, and which is the first, where `just simulate` says so.
 const MANY: &str = "QLORA_TEST_SIMULATIONS";
 const FIRST: &str = "QLORA_TEST_SIMULATIONS_FROM";
