@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use qlora_engine::{Job, JobId};
 use qlora_store::{
-    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, StoreError,
-    Stored, TokenRecord, Write,
+    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, Page,
+    StoreError, Stored, TokenRecord, Wanted, Write,
 };
 use qlora_testkit::Chance;
 
@@ -64,11 +64,16 @@ impl Disk {
         self.weather().trouble = None;
     }
 
-    /// The jobs that are durable.
+    /// The jobs that are durable, ended ones too.
     pub fn jobs(&self) -> Vec<Job> {
+        let all = Wanted {
+            states: None,
+            before: JobId(u64::MAX),
+            limit: u32::MAX,
+        };
         // The memory waits for nothing.
-        match pin!(self.kept.load()).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(stored)) => stored.jobs,
+        match pin!(self.kept.jobs(&all)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(page)) => page.jobs,
             Poll::Ready(Err(_)) | Poll::Pending => Vec::new(),
         }
     }
@@ -120,6 +125,14 @@ impl JobStore for Disk {
 
     async fn load(&self) -> Result<Stored, StoreError> {
         self.kept.load().await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.kept.job(id).await
+    }
+
+    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
+        self.kept.jobs(wanted).await
     }
 
     async fn metrics(

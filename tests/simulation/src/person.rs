@@ -170,6 +170,7 @@ impl Person {
                 config_json: config.unwrap_or_default(),
                 files: vec![file],
                 idempotency_key: key.to_owned(),
+                ..SubmitRequest::default()
             }
         };
         let answer = answered(|| {
