@@ -32,6 +32,10 @@ it NAME *ARGS:
 kills ROUNDS="100" SEED="1":
     cargo build --release --bins && QLORA_TEST_KILLS={{ROUNDS}} QLORA_TEST_KILLS_FROM={{SEED}} cargo test --release --workspace --test main -- kills:: --nocapture
 
+# Simulate coordinator, store, workers and network, from so many seeds from the first on: `just simulate 1 17` shows one.
+simulate SEEDS="2000" FIRST="1":
+    QLORA_TEST_SIMULATIONS={{SEEDS}} QLORA_TEST_SIMULATIONS_FROM={{FIRST}} cargo test --release --workspace --test seeds -- no_seed --nocapture
+
 # Write what tests compare as a whole: the reference of the configuration, the page of options, recorded texts.
 bless:
     cargo build --release --bins

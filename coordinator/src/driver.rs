@@ -74,6 +74,18 @@ impl<S: JobStore> Driver<S> {
         limits: Limits,
         artifacts: impl Artifacts,
     ) -> Result<Handle, CallError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
+        Self::start_seeded(store, limits, artifacts, seed).await
+    }
+
+    /// As [`Self::start`]; sessions and tokens come of `seed`, which nobody may guess.
+    pub async fn start_seeded(
+        store: Arc<S>,
+        limits: Limits,
+        artifacts: impl Artifacts,
+        seed: [u8; 32],
+    ) -> Result<Handle, CallError> {
         let Stored {
             jobs,
             ended,
@@ -82,8 +94,6 @@ impl<S: JobStore> Driver<S> {
             reserved,
             coordinator_id,
         } = store.load().await?;
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
         let mut engine = Engine::new(limits, jobs, now(), seed);
         engine.adopt_ended(ended);
         engine.put_ended_away();
@@ -143,7 +153,9 @@ impl<S: JobStore> Driver<S> {
         let mut waiting = Vec::with_capacity(BATCH);
         loop {
             let deadline = self.deadline();
+            // Each round looks at deadlines as well: none is late for the order.
             tokio::select! {
+                biased;
                 received = self.commands.recv_many(&mut waiting, BATCH) => {
                     if received == 0 {
                         return;

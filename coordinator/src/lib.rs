@@ -26,6 +26,7 @@ mod serve;
 mod services;
 mod sessions;
 mod setup;
+pub mod simulated;
 mod standby;
 mod tls;
 mod tokens;

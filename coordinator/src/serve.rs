@@ -236,7 +236,8 @@ async fn keep_fresh(instruments: Instruments) {
     }
 }
 
-async fn router<S: JobStore>(
+/// Everything that the coordinator answers, behind its doors.
+pub async fn router<S: JobStore>(
     services: Services<S>,
     registry: prometheus::Registry,
     doors: Arc<Doors>,

@@ -7,9 +7,13 @@
 //!
 //! A timer that is set before a suspend therefore ends late by as long as the suspend took. Code
 //! that waits for a [`Moment`] reads this clock again at least every [`BEAT`].
+//!
+//! A simulation replaces all clocks of its process by [`replace`]; whoever else reads them pays one
+//! load from memory for that.
 
 use std::ops::Add;
-use std::time::Duration;
+use std::sync::{LazyLock, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -21,12 +25,60 @@ const CLOCK: ClockId = ClockId::Monotonic;
 /// The longest wait before this clock is asked again.
 pub const BEAT: Duration = Duration::from_millis(250);
 
+/// The clocks of a simulation, each as the time since a moment of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    /// Never jumps, and counts while the machine sleeps.
+    pub all: fn() -> Duration,
+    /// Never jumps, and stands still while the machine sleeps.
+    pub steady: fn() -> Duration,
+    /// Since 1970, as people set it.
+    pub wall: fn() -> Duration,
+}
+
+/// Those that are read in the place of the system's.
+static REPLACED: OnceLock<Clocks> = OnceLock::new();
+
+/// When [`steady`] began, and the wall clock then.
+static BEGAN: LazyLock<(Instant, Duration)> = LazyLock::new(|| (Instant::now(), system_wall()));
+
+/// Reads `clocks` from now on, in the whole process. The first that are given stay: a simulation
+/// gives them before anything reads the time.
+pub fn replace(clocks: Clocks) {
+    let _ = REPLACED.set(clocks);
+}
+
+/// The time on a clock that never jumps and stands still while the machine sleeps. It began at the
+/// time of the wall clock then.
+pub fn steady() -> Duration {
+    match REPLACED.get() {
+        Some(clocks) => (clocks.steady)(),
+        None => BEGAN.1 + BEGAN.0.elapsed(),
+    }
+}
+
+/// The time since 1970 by the clock that people read, which jumps when they set it.
+pub fn wall() -> Duration {
+    REPLACED
+        .get()
+        .map_or_else(system_wall, |clocks| (clocks.wall)())
+}
+
+fn system_wall() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
 /// A time on this clock of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 
 impl Moment {
     pub fn now() -> Self {
+        if let Some(clocks) = REPLACED.get() {
+            return Self((clocks.all)());
+        }
         let time = clock_gettime(CLOCK);
         Self(Duration::new(
             time.tv_sec.unsigned_abs(),

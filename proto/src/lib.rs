@@ -2,7 +2,7 @@
 //!
 //! They are generated at build time from `qlora/v1/*.proto`, which say what each field means.
 //! Beside the generated code this crate has only what every client and server needs: the
-//! descriptors for reflection, the clock of leases, the words of the wire, and numbers in words.
+//! descriptors for reflection, leases and their clock, the words of the wire, and numbers in words.
 
 #[allow(clippy::all, missing_docs)]
 mod generated {
@@ -10,6 +10,7 @@ mod generated {
 }
 
 pub mod clock;
+pub mod lease;
 mod names;
 pub mod words;
 

@@ -3,7 +3,6 @@
 //! `target/<profile>`: build them first.
 
 mod built;
-mod chance;
 mod fixture;
 pub mod functions;
 mod http;
@@ -19,7 +18,6 @@ mod wall;
 mod witness;
 
 pub use built::{binary, forget_settings, launch, launch_through};
-pub use chance::Chance;
 pub use fixture::{conversations, tiny_model};
 pub use http::{Answer, http, try_http};
 pub use hub::Hub;
@@ -27,6 +25,7 @@ pub use link::Link;
 pub use postgres::Postgres;
 pub use programs::{Ctl, Program, World, device, wait_until};
 pub use proxy::Proxy;
+pub use qlora_testkit::Chance;
 pub use s3::{BUCKET, S3Server};
 pub use wall::Wall;
 pub use witness::{Sight, Witness};

@@ -4,14 +4,14 @@
 //! Leases count on the steady clock, which stands still during a sleep. So a sleep takes nothing
 //! from a lease. Only time on the steady clock during which nobody was heard is given back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use qlora_proto::clock::Moment;
+use qlora_proto::clock::{Moment, steady};
 
 /// When the driver last looked about, on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Awake {
-    steady: Instant,
+    steady: Duration,
     all: Moment,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Missed {
 impl Awake {
     pub fn now() -> Self {
         Self {
-            steady: Instant::now(),
+            steady: steady(),
             all: Moment::now(),
         }
     }
@@ -35,7 +35,7 @@ impl Awake {
     /// What was missed between this look and the one at `now`, which comes after `beat` where
     /// nothing is.
     pub fn missed(self, now: Self, beat: Duration) -> Missed {
-        let steady = now.steady.duration_since(self.steady);
+        let steady = now.steady.saturating_sub(self.steady);
         let slept = now.all.since(self.all).saturating_sub(steady);
         Missed {
             still: steady.saturating_sub(beat),

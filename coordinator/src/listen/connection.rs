@@ -33,6 +33,11 @@ impl Connection {
     /// # Errors
     /// The peer is gone already.
     pub(super) fn new(stream: &TcpStream) -> std::io::Result<Arc<Self>> {
+        Ok(Self::between(stream.local_addr()?, stream.peer_addr()?))
+    }
+
+    /// Of a peer at `peer` that called `local`.
+    pub fn between(local: SocketAddr, peer: SocketAddr) -> Arc<Self> {
         let state = State {
             under_way: 0,
             idle_since: Instant::now(),
@@ -40,11 +45,11 @@ impl Connection {
             encrypted: false,
             certified: false,
         };
-        Ok(Arc::new(Self {
-            local: stream.local_addr()?,
-            peer: stream.peer_addr()?,
+        Arc::new(Self {
+            local,
+            peer,
             state: Mutex::new(state),
-        }))
+        })
     }
 
     /// The address that the peer called.

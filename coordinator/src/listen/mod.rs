@@ -35,8 +35,8 @@ pub use self::bounds::Bounds;
 pub use self::connection::Connection;
 pub use self::descriptors::raise as raise_descriptors;
 use self::places::Places;
-pub use self::secure::Configs;
 use self::secure::secure;
+pub use self::secure::{Configs, Io};
 
 /// A request's head.
 const HEAD_BYTES: usize = 64 << 10;
@@ -123,19 +123,27 @@ async fn hold(
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "a connection keeps Nagle's algorithm");
     }
-    let mut stopped = pin!(async { drop(told.wait_for(|stop| *stop).await) });
     let secured = tokio::select! {
         secured = secure(stream, tls.as_ref(), &connection) => secured,
         () = connection.overdue(bounds) => return,
-        () = &mut stopped => return,
+        _ = told.wait_for(|stop| *stop) => return,
     };
-    let stream = match secured {
-        Ok(stream) => stream,
-        Err(e) => {
-            tracing::debug!(error = %e, "a handshake failed");
-            return;
-        }
-    };
+    match secured {
+        Ok(stream) => converse(stream, router, connection, bounds, told).await,
+        Err(e) => tracing::debug!(error = %e, "a handshake failed"),
+    }
+}
+
+/// Answers requests on `stream`, until it ends, or has been idle for too long, or it is told that
+/// all are to stop.
+pub async fn converse(
+    stream: Box<dyn Io>,
+    router: Router,
+    connection: Arc<Connection>,
+    bounds: Bounds,
+    mut told: watch::Receiver<bool>,
+) {
+    let mut stopped = pin!(async { drop(told.wait_for(|stop| *stop).await) });
     let builder = builder(bounds);
     let own = connection.clone();
     let service = service_fn(move |request| answer(router.clone(), own.clone(), request));

@@ -16,7 +16,10 @@ const ALONE: Duration = Duration::from_millis(250);
 /// # Errors
 /// The name has no address, or none of its addresses takes the connection.
 pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    first(lookup_host((host, port)).await?).await
+    let stream = first(lookup_host((host, port)).await?).await?;
+    // Small calls must not wait for the acknowledgment of the one before.
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Tries `addresses` in their order: the next one once the one before has failed, or has been silent

@@ -14,6 +14,7 @@ mod link;
 mod link_fault;
 pub mod retry;
 mod route;
+pub mod simulated;
 pub mod transfer;
 mod transfer_error;
 mod trust;

@@ -23,6 +23,7 @@ use tokio_rustls::client::TlsStream;
 use crate::address::{Address, Scheme};
 use crate::dial;
 use crate::link_fault::{LastFault, LinkFault};
+use crate::simulated::{self, Io};
 use crate::trust::{HTTP_2, Trust};
 
 /// What TLS answers to those who do not speak it: the type of an alert. HTTP/2 begins with the
@@ -97,26 +98,29 @@ impl Link {
     pub async fn dial(self: Arc<Self>) -> Result<TokioIo<Stream>, Box<dyn Error + Send + Sync>> {
         self.last.forget();
         let config = self.config()?;
-        let Address { host, port, .. } = &self.address;
-        let stream = dial::connect(host, *port).await?;
-        // Small calls must not wait for the acknowledgment of the one before.
-        stream.set_nodelay(true)?;
-        if config.is_none() && matches!(self.way, Way::Recorded(_)) {
-            self.hold_here(stream.peer_addr()?.ip(), stream.local_addr()?.ip())?;
-        }
         let (stream, heard): (Box<dyn Io>, Heard) = match config {
-            None => (Box::new(stream), Heard::Nothing),
-            Some(config) => (
-                Box::new(self.verified(config, stream).await?),
-                Heard::Server,
-            ),
+            None => (self.plain().await?, Heard::Nothing),
+            Some(config) => (Box::new(self.verified(config).await?), Heard::Server),
         };
         Ok(TokioIo::new(Stream {
             stream,
             heard,
-            host: host.clone(),
+            host: self.address.host.clone(),
             last: self.last.clone(),
         }))
+    }
+
+    /// A connection without TLS.
+    async fn plain(&self) -> io::Result<Box<dyn Io>> {
+        let Address { host, port, .. } = &self.address;
+        if let Some(dialing) = simulated::replaced(host, *port) {
+            return dialing.await;
+        }
+        let stream = dial::connect(host, *port).await?;
+        if matches!(self.way, Way::Recorded(_)) {
+            self.hold_here(stream.peer_addr()?.ip(), stream.local_addr()?.ip())?;
+        }
+        Ok(Box::new(stream))
     }
 
     /// What was this machine by its name or address may lead elsewhere by now, where nothing goes in
@@ -150,12 +154,10 @@ impl Link {
         }
     }
 
-    async fn verified(
-        &self,
-        config: Arc<ClientConfig>,
-        stream: TcpStream,
-    ) -> io::Result<TlsStream<TcpStream>> {
-        let host = &self.address.host;
+    /// A connection under TLS to a server that has been verified.
+    async fn verified(&self, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+        let Address { host, port, .. } = &self.address;
+        let stream = dial::connect(host, *port).await?;
         let name = ServerName::try_from(host.clone())
             .map_err(|_| self.last.keep(LinkFault::OtherName { host: host.clone() }))?;
         let stream = TlsConnector::from(config)
@@ -174,10 +176,6 @@ fn is_here(peer: IpAddr, own: IpAddr) -> bool {
     let peer = peer.to_canonical();
     peer.is_loopback() || peer == own.to_canonical()
 }
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// What has been heard of the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

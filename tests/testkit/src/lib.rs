@@ -3,6 +3,7 @@
 //! It is below the crates whose tests use it, and knows none of them but the configurations: what
 //! builds on more would be compiled twice, once for the crate and once for its tests.
 
+mod chance;
 #[cfg(feature = "configs")]
 mod configs;
 pub mod documented;
@@ -13,6 +14,7 @@ mod skipped;
 #[cfg(feature = "tensors")]
 pub mod tensors;
 
+pub use chance::Chance;
 #[cfg(feature = "configs")]
 pub use configs::resolved;
 pub use golden::{golden, golden_json};

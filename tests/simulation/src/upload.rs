@@ -1,0 +1,65 @@
+//! Uploads by the protocol: what the coordinator has is asked first, and the rest is sent.
+
+use qlora_client::Client;
+use qlora_client::retry::{Backoff, Policy, Verdict, judge};
+use qlora_proto::{StatArtifactRequest, UploadHeader, UploadRequest};
+use sha2::{Digest, Sha256};
+use tonic::Status;
+
+/// What artifacts are known by.
+pub fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Uploads until the coordinator has all of it, in the name of the token and the session that `by`
+/// gives.
+///
+/// # Errors
+/// It is refused for good.
+pub async fn upload(
+    client: &Client,
+    digest: &str,
+    bytes: &[u8],
+    by: impl Fn() -> (u64, u64),
+) -> Result<(), Status> {
+    let mut backoff = Backoff::new(Policy::CALL);
+    loop {
+        match once(client, digest, bytes, by()).await {
+            Err(fault) if matches!(judge(&fault), Verdict::Again | Verdict::Register) => {
+                backoff.wait().await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// One try, from where the one before broke off.
+async fn once(
+    client: &Client,
+    digest: &str,
+    bytes: &[u8],
+    (token, session): (u64, u64),
+) -> Result<(), Status> {
+    let mut client = client.artifacts.clone();
+    let request = StatArtifactRequest {
+        digest: digest.to_owned(),
+    };
+    let stat = client.stat_artifact(request).await?.into_inner();
+    if stat.complete {
+        return Ok(());
+    }
+    let header = UploadHeader {
+        digest: digest.to_owned(),
+        size: bytes.len() as u64,
+        offset: stat.received,
+        token,
+        session,
+    };
+    let rest = bytes.get(stat.received as usize..).unwrap_or_default();
+    let message = UploadRequest {
+        header: Some(header),
+        data: rest.to_vec(),
+    };
+    let sent = client.upload(tokio_stream::iter([message])).await;
+    sent.map(drop)
+}

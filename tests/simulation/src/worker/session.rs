@@ -1,0 +1,306 @@
+//! Registers, synchronizes, and acts on what the coordinator wants, in the order of the agent.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use qlora_client::Client;
+use qlora_client::retry::{Backoff, Policy, Verdict, judge};
+use qlora_proto::clock::Moment;
+use qlora_proto::lease::Lease;
+use qlora_proto::synchronize_response::Wanted;
+use qlora_proto::{
+    DeviceClass, GivenSession, HeldAttempt, PASSES_AFTER, Platform, RegisterRequest,
+    RegisterResponse, SynchronizeRequest, SynchronizeResponse,
+};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::{Response, Status};
+
+use super::Machine;
+use super::attempt::{Attempt, Contact};
+use super::outbox::Current;
+use super::stopping::{Urgency, come};
+
+/// How long the coordinator may hold an answer.
+const HOLD: Duration = Duration::from_secs(20);
+/// Time beyond it after which a call is given up.
+const LATE: Duration = Duration::from_secs(10);
+/// Wait between two tries while a lease runs out.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+/// Until a coordinator is asked again that has said to stop.
+const STOP_AGAIN: Duration = Duration::from_millis(500);
+
+pub struct Session {
+    machine: Arc<Machine>,
+    client: Client,
+    current: Current,
+    /// Of the coordinator that answers; none before one does.
+    coordinator: Option<String>,
+    lease: Option<Lease>,
+    leases: watch::Sender<Option<Lease>>,
+    registered: bool,
+    not_before: Instant,
+    backoff: Backoff,
+    /// Until when a refusal that passes is waited for.
+    taken_until: Option<Instant>,
+    attempt: Option<Attempt>,
+}
+
+enum Heard {
+    Registered(Moment, Result<RegisterResponse, Status>),
+    Synchronized(Moment, Result<SynchronizeResponse, Status>),
+    Ended,
+    LeaseEnds(Urgency),
+}
+
+impl Session {
+    pub fn new(machine: Arc<Machine>, client: Client) -> Self {
+        Self {
+            machine,
+            client,
+            current: Current::default(),
+            coordinator: None,
+            lease: None,
+            leases: watch::channel(None).0,
+            registered: false,
+            not_before: Instant::now(),
+            backoff: Backoff::new(Policy::CALL),
+            taken_until: None,
+            attempt: None,
+        }
+    }
+
+    /// Serves until the coordinator refuses it for good.
+    pub async fn run(mut self) -> Status {
+        loop {
+            match self.next().await {
+                Heard::Registered(sent, answer) => {
+                    if let Err(fault) = self.take_registration(sent, answer) {
+                        self.give_up().await;
+                        return fault;
+                    }
+                }
+                Heard::Synchronized(sent, answer) => self.take_answer(sent, answer),
+                Heard::Ended => {
+                    self.attempt = None;
+                    self.not_before = Instant::now();
+                }
+                Heard::LeaseEnds(urgency) => self.stop(urgency),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Heard {
+        let exchange = self.exchange();
+        let unless_told = |urgency| {
+            let attempt = self.attempt.as_ref();
+            attempt
+                .filter(|attempt| !attempt.is_stopping(urgency))
+                .and(self.lease)
+        };
+        let stop_at = unless_told(Urgency::Save).map(|lease| lease.safe_until());
+        let end_at = unless_told(Urgency::AtOnce).map(|lease| lease.ends());
+        let ended = async {
+            match &mut self.attempt {
+                Some(attempt) => attempt.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = ended => {
+                if let Err(fault) = ended {
+                    self.machine.witness.accuse(format!("the simulated worker has a fault: {fault}"));
+                }
+                Heard::Ended
+            }
+            () = come(end_at) => Heard::LeaseEnds(Urgency::AtOnce),
+            () = come(stop_at) => Heard::LeaseEnds(Urgency::Save),
+            heard = exchange => heard,
+        }
+    }
+
+    fn exchange(&self) -> impl Future<Output = Heard> + use<> {
+        let mut client = self.client.workers.clone();
+        let (not_before, registered) = (self.not_before, self.registered);
+        let (register, synchronize) = (self.register_request(), self.synchronize_request());
+        async move {
+            sleep_until(not_before).await;
+            let sent = Moment::now();
+            if registered {
+                let call = client.synchronize(synchronize);
+                Heard::Synchronized(sent, within(HOLD + LATE, call).await)
+            } else {
+                Heard::Registered(sent, within(LATE, client.register(register)).await)
+            }
+        }
+    }
+
+    fn take_registration(
+        &mut self,
+        sent: Moment,
+        answer: Result<RegisterResponse, Status>,
+    ) -> Result<(), Status> {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(fault) if judge(&fault) == Verdict::Again || self.waits(&fault) => {
+                self.again_later();
+                return Ok(());
+            }
+            Err(fault) => return Err(fault),
+        };
+        self.machine.note("registers");
+        self.machine.kept().given = Some(GivenSession {
+            coordinator_id: answer.coordinator_id.clone(),
+            session: answer.session,
+        });
+        self.coordinator = Some(answer.coordinator_id);
+        self.current.store(answer.session, Relaxed);
+        self.registered = true;
+        self.taken_until = None;
+        self.renew(sent, answer.lease_ms);
+        self.hand_in();
+        Ok(())
+    }
+
+    /// Whether a refusal is one that passes, and has time to.
+    fn waits(&mut self, fault: &Status) -> bool {
+        let passes = fault.metadata().get(PASSES_AFTER);
+        let passes = passes.and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+        let Some(passes) = passes.map(|ms| Duration::from_millis(ms.into())) else {
+            return false;
+        };
+        let until = Instant::now() + passes + passes / 4;
+        Instant::now() < *self.taken_until.get_or_insert(until)
+    }
+
+    fn hand_in(&mut self) {
+        let left = self.machine.kept().left.clone();
+        if self.attempt.is_none()
+            && let Some(left) = left
+        {
+            self.machine
+                .note(format!("hands in what it left of job {}", left.job));
+            self.attempt = Some(Attempt::resume(self.contact(), left));
+        }
+    }
+
+    fn take_answer(&mut self, sent: Moment, answer: Result<SynchronizeResponse, Status>) {
+        match answer {
+            Ok(answer) => {
+                self.renew(sent, answer.lease_ms);
+                self.act(answer.wanted);
+            }
+            Err(fault) if judge(&fault) == Verdict::Register => {
+                self.machine.note("is not known, and registers again");
+                self.registered = false;
+            }
+            Err(_) => self.again_later(),
+        }
+    }
+
+    fn renew(&mut self, sent: Moment, lease_ms: u32) {
+        let lease = Lease::new(sent, Duration::from_millis(lease_ms.into()));
+        self.lease = Some(lease);
+        self.leases.send_replace(Some(lease));
+        self.backoff.reset();
+        self.not_before = Instant::now();
+    }
+
+    fn again_later(&mut self) {
+        let lease = self.attempt.as_ref().and(self.lease);
+        let left = lease.map(|lease| lease.safe_until().since(Moment::now()));
+        let left = left.filter(|left| !left.is_zero());
+        let longest = left.map_or(Duration::MAX, |left| (left / 8).max(SHORTEST_WAIT));
+        self.not_before = Instant::now() + self.backoff.take().min(longest);
+    }
+
+    fn act(&mut self, wanted: Option<Wanted>) {
+        match wanted {
+            Some(Wanted::Run(assignment)) if self.attempt.is_none() => {
+                self.attempt = Some(Attempt::start(self.contact(), assignment));
+            }
+            Some(Wanted::Stop(stop)) => {
+                self.stop(if stop.at_once {
+                    Urgency::AtOnce
+                } else {
+                    Urgency::Save
+                });
+                self.not_before = Instant::now() + STOP_AGAIN;
+            }
+            Some(Wanted::Run(_) | Wanted::GoOn(_) | Wanted::Nothing(_)) | None => {}
+        }
+    }
+
+    fn stop(&self, urgency: Urgency) {
+        if let Some(attempt) = &self.attempt
+            && !attempt.is_stopping(urgency)
+        {
+            self.machine.note(format!("stops its attempt: {urgency:?}"));
+            attempt.stop(urgency);
+        }
+    }
+
+    /// Ends what it runs, and leaves the rest for the next start.
+    async fn give_up(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.leave().await;
+        }
+    }
+
+    fn contact(&self) -> Contact {
+        Contact {
+            machine: self.machine.clone(),
+            client: self.client.clone(),
+            session: self.current.clone(),
+            leases: self.leases.subscribe(),
+        }
+    }
+
+    fn synchronize_request(&self) -> SynchronizeRequest {
+        let held = self.lease.map_or(HOLD, |lease| lease.hold(HOLD));
+        SynchronizeRequest {
+            session: self.current.load(Relaxed),
+            running_token: self.attempt.as_ref().map_or(0, |attempt| attempt.token),
+            wait_ms: held.as_millis() as u32,
+            ..SynchronizeRequest::default()
+        }
+    }
+
+    fn register_request(&self) -> RegisterRequest {
+        let kept = self.machine.kept();
+        let id = self.coordinator.clone();
+        let id = id.or_else(|| Some(kept.given.as_ref()?.coordinator_id.clone()));
+        let token = self.attempt.as_ref().map(|attempt| attempt.token);
+        let token = token.or_else(|| Some(kept.left.as_ref()?.token));
+        let held = id.zip(token).map(|(coordinator_id, token)| HeldAttempt {
+            coordinator_id,
+            token,
+        });
+        RegisterRequest {
+            name: self.machine.worker.clone(),
+            instance: self.machine.instance.clone(),
+            platform: Some(Platform {
+                device_class: DeviceClass::Cpu.into(),
+                memory: 8 << 30,
+                device_memory: 8 << 30,
+                ..Platform::default()
+            }),
+            running_token: 0,
+            held: held.into_iter().collect(),
+            previous: kept.given.iter().cloned().collect(),
+        }
+    }
+}
+
+/// A call that hangs is given up.
+async fn within<T>(
+    time: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match timeout(time, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("no answer")),
+    }
+}

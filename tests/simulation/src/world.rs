@@ -1,0 +1,255 @@
+//! One simulation: machines, a network, and what the schedule does to them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use qlora_access::Token;
+use qlora_engine::JobState;
+use tokio::sync::mpsc;
+use turmoil::{Builder, Sim};
+
+use crate::clocks;
+use crate::coordinator::{self, Host};
+use crate::disk::Disk;
+use crate::person::{self, Person, Wish, worker_name};
+use crate::schedule::{Act, Ask, Direction, Schedule};
+use crate::witness::Witness;
+use crate::worker::Machine;
+
+/// The step of simulated time.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a message is on its way.
+const LATENCY: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(120)];
+/// How often durable state is compared with what was acknowledged.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a person helps jobs along, once everything is repaired.
+const HELP: Duration = Duration::from_secs(5);
+/// How long jobs may take to end, once everything is repaired.
+const PATIENCE: Duration = Duration::from_secs(1_500);
+/// Messages that wait for one receiver.
+const CAPACITY: usize = 4_096;
+
+pub struct World<'a> {
+    sim: Sim<'a>,
+    schedule: Schedule,
+    witness: Witness,
+    host: Arc<Host>,
+    workers: Vec<Arc<Machine>>,
+    /// By worker.
+    copies: BTreeMap<usize, Arc<Machine>>,
+    wishes: mpsc::UnboundedSender<Wish>,
+    asked: usize,
+    /// Jobs that a person submits.
+    submissions: usize,
+}
+
+impl World<'_> {
+    /// The machines of `schedule`, with their files in `folder`.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn new(schedule: Schedule, folder: PathBuf, witness: Witness) -> turmoil::Result<Self> {
+        clocks::begin();
+        let secret = "0123456789abcdef".repeat(4);
+        let token_file = folder.join("token");
+        std::fs::write(&token_file, &secret)?;
+        let token = Token::parse(&secret, "the simulation")?;
+        let host = Arc::new(Host {
+            disk: Arc::new(Disk::new(schedule.seed)),
+            folder: folder.join("artifacts"),
+            token,
+            lease: schedule.lease,
+            seed: schedule.seed,
+            witness: witness.clone(),
+            starts: AtomicU64::new(0),
+        });
+        let mut sim = network(schedule.seed);
+        let own = host.clone();
+        sim.host(coordinator::NAME, move || own.clone().run());
+        let machine = |i| Machine::new(&worker_name(i), token_file.clone(), witness.clone());
+        let workers: Vec<_> = (0..schedule.workers)
+            .map(|i| Arc::new(machine(i)))
+            .collect();
+        for worker in &workers {
+            let own = worker.clone();
+            sim.host(worker.host.clone(), move || own.clone().run());
+        }
+        let (wishes, waiting) = mpsc::unbounded_channel();
+        let person = Arc::new(Person {
+            token_file,
+            witness: witness.clone(),
+            wishes: Mutex::new(Some(waiting)),
+        });
+        sim.host(person::HOST, move || person.clone().run());
+        let is_submission =
+            |(_, act): &&(Duration, Act)| matches!(act, Act::Ask(Ask::Submit { .. }));
+        Ok(Self {
+            sim,
+            submissions: schedule.acts.iter().filter(is_submission).count(),
+            schedule,
+            witness,
+            host,
+            workers,
+            copies: BTreeMap::new(),
+            wishes,
+            asked: 0,
+        })
+    }
+
+    /// Runs to the end; the witness knows what was broken.
+    ///
+    /// # Errors
+    /// A program of the simulation has failed.
+    pub fn run(mut self) -> turmoil::Result {
+        for (at, act) in std::mem::take(&mut self.schedule.acts) {
+            self.run_until(at)?;
+            self.act(act);
+        }
+        self.run_until(self.schedule.end)?;
+        self.repair();
+        self.end()
+    }
+
+    fn run_until(&mut self, until: Duration) -> turmoil::Result {
+        while self.sim.elapsed() < until && self.witness.broken().is_none() {
+            self.sim.step()?;
+            let now = self.sim.elapsed();
+            clocks::rest(now);
+            if is_time(now, LOOK) {
+                self.witness.look(self.host.disk.jobs());
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, act: Act) {
+        self.witness.note("schedule", format!("{act:?}"));
+        let worker = |i: usize| worker_name(i);
+        match act {
+            Act::Ask(ask) => {
+                self.asked += 1;
+                drop(self.wishes.send(Wish::Ask(self.asked, ask)));
+            }
+            Act::KillWorker { worker: i, keeps } => {
+                if self.sim.is_host_running(worker(i)) {
+                    self.sim.crash(worker(i));
+                    self.workers[i].die(keeps);
+                }
+            }
+            Act::StartWorker(i) => self.start(&worker(i)),
+            Act::CopyWorker(i) => self.copy(i),
+            Act::KillCoordinator => self.sim.crash(coordinator::NAME),
+            Act::StartCoordinator => self.start(coordinator::NAME),
+            Act::Cut(i, Direction::Both) => self.sim.partition(worker(i), coordinator::NAME),
+            Act::Cut(i, Direction::ToCoordinator) => {
+                self.sim.partition_oneway(worker(i), coordinator::NAME);
+            }
+            Act::Cut(i, Direction::FromCoordinator) => {
+                self.sim.partition_oneway(coordinator::NAME, worker(i));
+            }
+            Act::Hold(i) => self.sim.hold(worker(i), coordinator::NAME),
+            Act::Repair(i) => self.mend(i),
+            Act::StepWall { ms } => clocks::step_wall(ms),
+            Act::Disk(trouble, time) => self.host.disk.trouble(trouble, clocks::now() + time),
+        }
+    }
+
+    /// Starts a machine that is dead.
+    fn start(&mut self, host: &str) {
+        if !self.sim.is_host_running(host) {
+            self.sim.bounce(host);
+        }
+    }
+
+    /// Messages between a worker and the coordinator arrive.
+    fn mend(&self, i: usize) {
+        self.sim.release(worker_name(i), coordinator::NAME);
+        self.sim.repair(worker_name(i), coordinator::NAME);
+    }
+
+    fn copy(&mut self, i: usize) {
+        if self.copies.contains_key(&i) {
+            return;
+        }
+        let copy = Arc::new(self.workers[i].copy(format!("copy-{i}")));
+        self.witness.copied(&copy.worker);
+        let own = copy.clone();
+        self.sim.host(copy.host.clone(), move || own.clone().run());
+        self.copies.insert(i, copy);
+    }
+
+    /// From now on nothing is wrong.
+    fn repair(&mut self) {
+        self.witness.note("schedule", "everything is repaired");
+        self.host.disk.repair();
+        for (_, copy) in std::mem::take(&mut self.copies) {
+            self.sim.crash(copy.host.clone());
+            copy.die(false);
+        }
+        for i in 0..self.schedule.workers {
+            self.mend(i);
+            self.start(&worker_name(i));
+        }
+        self.start(coordinator::NAME);
+    }
+
+    /// The job `open` has not ended, or a submission was never answered.
+    fn is_late(&mut self, open: Option<u64>) -> turmoil::Result {
+        let Some(open) = open else {
+            self.witness
+                .accuse("a submission was never answered".into());
+            return Ok(());
+        };
+        drop(self.wishes.send(Wish::Explain(open)));
+        self.run_until(self.sim.elapsed() + HELP)?;
+        self.witness.accuse(format!("job {open} has not ended"));
+        Ok(())
+    }
+
+    /// Every job ends, with a person who resumes and undrains what people have stopped.
+    fn end(&mut self) -> turmoil::Result {
+        let until = self.schedule.end + PATIENCE;
+        loop {
+            let next = self.sim.elapsed() + HELP;
+            self.run_until(next)?;
+            let jobs = self.host.disk.jobs();
+            let open = jobs.iter().find(|job| !job.state.is_final());
+            let open = open.map(|job| job.id.0);
+            let all_told = self.witness.acknowledged().len() >= self.submissions;
+            if self.witness.broken().is_some() || (open.is_none() && all_told) {
+                return Ok(());
+            }
+            if next > until {
+                return self.is_late(open);
+            }
+            for job in jobs {
+                if matches!(job.state, JobState::Paused { .. }) {
+                    drop(self.wishes.send(Wish::Resume(job.id.0)));
+                }
+            }
+            for i in 0..self.schedule.workers {
+                drop(self.wishes.send(Wish::Undrain(worker_name(i))));
+            }
+        }
+    }
+}
+
+/// Whether a multiple of `every` is within the step that ends at `now`.
+fn is_time(now: Duration, every: Duration) -> bool {
+    now.as_millis() / every.as_millis() != (now - TICK).as_millis() / every.as_millis()
+}
+
+fn network<'a>(seed: u64) -> Sim<'a> {
+    Builder::new()
+        .rng_seed(seed)
+        .epoch(UNIX_EPOCH)
+        .tick_duration(TICK)
+        .simulation_duration(Duration::from_secs(100_000))
+        .min_message_latency(LATENCY[0])
+        .max_message_latency(LATENCY[1])
+        .tcp_capacity(CAPACITY)
+        .build()
+}
