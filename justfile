@@ -32,6 +32,16 @@ it NAME *ARGS:
 kills ROUNDS="100" SEED="1":
     cargo build --release --bins && QLORA_TEST_KILLS={{ROUNDS}} QLORA_TEST_KILLS_FROM={{SEED}} cargo test --release --workspace --test main -- kills:: --nocapture
 
+# One fuzz target for an hour, or for so many seconds: `just fuzz yaml`, `just fuzz messages 600`.
+fuzz TARGET SECONDS="3600":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    file=$(git grep -lw 'fn fuzz_{{TARGET}}' -- '*.rs') || { echo "there is no target {{TARGET}}" >&2; exit 1; }
+    folder=$(dirname "$file")
+    until [ -e "$folder/Cargo.toml" ]; do folder=$(dirname "$folder"); done
+    cd "$folder"
+    QLORA_FUZZ_SECONDS={{SECONDS}} cargo test --release --lib --tests fuzz_{{TARGET}}
+
 # Write what tests compare as a whole: the reference of the configuration, the page of options, recorded texts.
 bless:
     cargo build --release --bins
