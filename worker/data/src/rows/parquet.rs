@@ -11,6 +11,7 @@ use serde_json::{Map, Number, Value};
 
 use super::columns;
 use super::row::{Place, ReadError, Row, Rows};
+use crate::guarded::guarded;
 use crate::row_error::RowError;
 use crate::strict;
 
@@ -19,7 +20,8 @@ pub(super) fn open(name: &str, file: File) -> Result<Rows, ReadError> {
         file: name.to_owned(),
         fault,
     };
-    let reader = SerializedFileReader::new(file).map_err(|e| fault(e.to_string()))?;
+    let reader = guarded(|| SerializedFileReader::new(file)).map_err(fault)?;
+    let reader = reader.map_err(|e| fault(e.to_string()))?;
     if let Some(found) = columns::fault(reader.metadata()) {
         return Err(fault(found));
     }
@@ -32,7 +34,7 @@ pub(super) fn open(name: &str, file: File) -> Result<Rows, ReadError> {
 }
 
 /// Rows up to the first that cannot be read. The iterator of `parquet` stays where a page fails,
-/// and gives the same error for ever.
+/// and gives the same error for ever; at places and counts that cannot be it panics.
 struct Records {
     name: String,
     /// None behind an error.
@@ -44,7 +46,11 @@ impl Iterator for Records {
     type Item = Result<Row, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let record = self.rows.as_mut()?.next()?;
+        let rows = self.rows.as_mut()?;
+        let record = match guarded(|| rows.next()) {
+            Ok(record) => record?.map_err(|e| e.to_string()),
+            Err(fault) => Err(fault),
+        };
         self.read += 1;
         let (file, line) = (self.name.clone(), self.read);
         Some(match record {

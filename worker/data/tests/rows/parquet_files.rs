@@ -130,3 +130,20 @@ fn decimal_numbers_of_parquet_are_the_numbers_that_their_digits_stand_for() {
         ]
     );
 }
+
+#[test]
+fn a_parquet_file_that_the_library_panics_at_is_refused_by_name() {
+    let home = tempfile::tempdir().expect("a folder");
+    let path = home.path().join("rows");
+    let bytes = include_bytes!("../fuzz/seeds/parquet/negative_place.parquet");
+    fs::write(&path, bytes).expect("a file");
+    let fault = match open(&path, "name") {
+        Ok(mut rows) => rows.find_map(Result::err),
+        Err(e) => Some(e),
+    };
+    let fault = fault.expect("a fault").to_string();
+    assert!(
+        fault.starts_with("name: ") && fault.contains("it contradicts itself: column start"),
+        "{fault}"
+    );
+}
