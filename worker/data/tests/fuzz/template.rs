@@ -50,6 +50,7 @@ fn fuzz_template() {
         .files("worker/data/tests/fuzz/seeds/templates", ".jinja")
         .files("tests/golden/chat", ".jinja")
         .file("worker/data/templates/chatml_tools.jinja")
+        .seed(format!("{{{{ f({}) }}}}", "word".repeat(10_000)))
         .words(&WORDS)
         .run(|bytes| {
             let special = SpecialTokens {
