@@ -13,7 +13,6 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use prost::Message;
 use qlora_access::Token;
-use qlora_config::Layers;
 use qlora_engine::Limits;
 use qlora_proto::synchronize_response::Wanted;
 use qlora_proto::{
@@ -22,6 +21,7 @@ use qlora_proto::{
     UploadResponse,
 };
 use qlora_store::{ArtifactStore, MemoryStore};
+use qlora_testkit::resolved;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
@@ -104,13 +104,8 @@ impl Coordinator {
             data: ROWS.into(),
         };
         self.done::<UploadResponse>(UPLOAD, &upload).await;
-        let layers = Layers {
-            set: ["model.base=owner/name", "data.train=t.jsonl"]
-                .map(str::to_owned)
-                .to_vec(),
-            ..Layers::default()
-        };
-        let config = layers.resolve().expect("a configuration").json().to_owned();
+        let config = resolved(&["model.base=owner/name", "data.train=t.jsonl"], &[""; 0]);
+        let config = config.json().to_owned();
         let submit = SubmitRequest {
             kind: JobKind::Train as i32,
             name: "first".into(),
@@ -122,6 +117,7 @@ impl Coordinator {
                 size: ROWS.len() as u64,
             }],
             idempotency_key: "key".into(),
+            ..SubmitRequest::default()
         };
         let submitted: SubmitResponse = self.done(SUBMIT, &submit).await;
         let (session, token) = self.started().await;

@@ -13,5 +13,4 @@ mod seeds;
 mod target;
 
 pub use run::cases;
-pub use seeds::repository;
 pub use target::Target;

@@ -1,10 +1,8 @@
 //! Chat templates: their source, and what they write of a conversation.
 
-use std::fs;
-
 use qlora_data::{ChatTemplate, Conversation, Rendered, SpecialTokens};
-use qlora_fuzz::{Target, repository};
-use serde_json::Value;
+use qlora_fuzz::Target;
+use qlora_testkit::golden_json;
 
 const WORDS: [&str; 34] = [
     "{{",
@@ -65,8 +63,7 @@ fn fuzz_template() {
 
 /// One plain conversation, and one with calls.
 fn conversations() -> Vec<Conversation> {
-    let text = fs::read_to_string(repository().join("tests/golden/chat/conversations.json"));
-    let all: Value = serde_json::from_str(&text.expect("conversations")).expect("JSON");
+    let all = golden_json("chat/conversations.json");
     let rows = all.as_array().or_else(|| all["conversations"].as_array());
     let rows = rows.expect("a list").iter().cloned();
     let mut read: Vec<_> = rows

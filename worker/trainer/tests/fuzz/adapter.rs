@@ -4,22 +4,22 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::Device;
-use qlora_fuzz::{Target, repository};
+use qlora_fuzz::Target;
 use qlora_planner::ModelShape;
+use qlora_testkit::{golden, golden_json};
 use qlora_trainer::adapter::{self, BaseModel};
 use qlora_trainer::model::shape_from_json;
-use serde_json::Value;
 
 use crate::is_told;
 
-const ADAPTER: &str = "tests/golden/qlora_run/attn_r8/final_adapter";
+const ADAPTER: &str = "qlora_run/attn_r8/final_adapter";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 #[test]
 fn fuzz_adapter_config() {
     Target::new("adapter_config")
-        .file(&format!("{ADAPTER}/{CONFIG}"))
+        .file(&format!("tests/golden/{ADAPTER}/{CONFIG}"))
         .file(&format!(
             "tests/golden/qlora_run/dora_r8/final_adapter/{CONFIG}"
         ))
@@ -42,7 +42,7 @@ fn fuzz_adapter_config() {
 #[test]
 fn fuzz_adapter_weights() {
     Target::new("adapter_weights")
-        .file(&format!("{ADAPTER}/{WEIGHTS}"))
+        .file(&format!("tests/golden/{ADAPTER}/{WEIGHTS}"))
         .words(&[
             "F16",
             "BF16",
@@ -67,8 +67,7 @@ fn check(name: &str, bytes: &[u8]) {
     );
     fs::create_dir(&given).expect("a folder");
     for own in [CONFIG, WEIGHTS] {
-        let golden = repository().join(ADAPTER).join(own);
-        fs::copy(golden, given.join(own)).expect("a file");
+        fs::copy(golden(ADAPTER).join(own), given.join(own)).expect("a file");
     }
     fs::write(given.join(name), bytes).expect("a file");
     let shape = shape();
@@ -103,7 +102,5 @@ fn again(from: &Path, to: &Path, shape: &ModelShape) -> bool {
 
 /// Of the model that the golden adapters are trained on.
 fn shape() -> ModelShape {
-    let text = fs::read_to_string(repository().join("tests/golden/tiny_llama/config.json"));
-    let config: Value = serde_json::from_str(&text.expect("a configuration")).expect("JSON");
-    shape_from_json(&config).expect("a shape")
+    shape_from_json(&golden_json("tiny_llama/config.json")).expect("a shape")
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::{self, Value as Key};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use qlora_config::{Layers, ModelConfig};
+use qlora_config::ModelConfig;
+use qlora_testkit::resolved;
 use qlora_trainer::bench;
 use serde_json::{Value, json};
 
@@ -174,25 +175,15 @@ fn keys() -> Vec<(&'static str, Key)> {
     ]
 }
 
-/// How a configuration holds the weights of `path`.
+/// The settings under which a model is held as `quantization` says.
 pub fn held_as(quantization: &str) -> ModelConfig {
-    let set = [
+    let common = [
         "model.base=tiny",
         "data.train=rows.jsonl",
         "model.compute=f32",
     ];
-    let mut set = set.map(str::to_owned).to_vec();
-    set.push(format!("model.quantization={quantization}"));
-    let layers = Layers {
-        set,
-        ..Layers::default()
-    };
-    layers
-        .resolve()
-        .expect("a configuration")
-        .config()
-        .model
-        .clone()
+    let own = [format!("model.quantization={quantization}")];
+    resolved(&common, &own).config().model.clone()
 }
 
 /// Loads the model at `path` whole and computes with it, or hears why not.
