@@ -36,6 +36,16 @@ kills ROUNDS="100" SEED="1":
 simulate SEEDS="2000" FIRST="1":
     QLORA_TEST_SIMULATIONS={{SEEDS}} QLORA_TEST_SIMULATIONS_FROM={{FIRST}} cargo test --release --workspace --test seeds -- no_seed --nocapture
 
+# One fuzz target for an hour, or for so many seconds: `just fuzz yaml`, `just fuzz messages 600`.
+fuzz TARGET SECONDS="3600":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    file=$(git grep -lw 'fn fuzz_{{TARGET}}' -- '*.rs') || { echo "there is no target {{TARGET}}" >&2; exit 1; }
+    folder=$(dirname "$file")
+    until [ -e "$folder/Cargo.toml" ]; do folder=$(dirname "$folder"); done
+    cd "$folder"
+    QLORA_FUZZ_SECONDS={{SECONDS}} cargo test --release --lib --tests fuzz_{{TARGET}}
+
 # Write what tests compare as a whole: the reference of the configuration, the page of options, recorded texts.
 bless:
     cargo build --release --bins

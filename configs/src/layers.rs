@@ -19,6 +19,11 @@ use crate::resolved::ResolvedConfig;
 use crate::schema::TrainingConfig;
 use crate::yaml;
 
+/// Parts of a key at the most, which is more than the schema has.
+const DEEPEST: usize = 16;
+/// Characters of a key that is longer than that which its message shows.
+const SHOWN: usize = 40;
+
 /// The layers above the defaults, as a person gave them.
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
@@ -223,9 +228,8 @@ impl Layers {
                 value.clone(),
             ))
         });
-        let mut layers: Vec<_> = env
-            .map(|(name, key, value)| (name, nest(&key, &value)))
-            .collect();
+        let env = env.map(|(name, key, value)| shallow(&key).map(|()| (name, nest(&key, &value))));
+        let mut layers = env.collect::<Result<Vec<_>, _>>()?;
         for pair in &self.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| Diagnostic {
                 code: Code::SetSyntax,
@@ -241,6 +245,7 @@ impl Layers {
                     help: Some("write --set section.key=value, such as --set lora.r=8".into()),
                 }));
             }
+            shallow(key.trim())?;
             layers.push((format!("--set {key}"), nest(key.trim(), value.trim())));
         }
         Ok(layers)
@@ -316,6 +321,23 @@ impl Layers {
             column,
         }))
     }
+}
+
+/// Refuses a key of more parts than any has: whatever walks down its sections would not come back.
+fn shallow(key: &str) -> Result<(), Diagnostic> {
+    let parts = key.split('.').count();
+    if parts <= DEEPEST {
+        return Ok(());
+    }
+    let begin: String = key.chars().take(SHOWN).collect();
+    Err(Diagnostic {
+        code: Code::UnknownKey,
+        message: format!(
+            "the key `{begin}...` has {parts} parts, and none has more than {DEEPEST}"
+        ),
+        place: None,
+        help: Some("write section.key, such as lora.r".into()),
+    })
 }
 
 /// Why `value` of `extends` names no preset.

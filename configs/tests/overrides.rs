@@ -191,3 +191,21 @@ fn a_gguf_file_is_not_quantized_a_second_time_however_its_name_is_written() {
         assert_eq!(said, same);
     }
 }
+
+#[test]
+fn a_key_of_endless_parts_is_refused_however_it_is_given() {
+    let key = vec!["a"; 50_000].join(".");
+    let flag = Layers {
+        set: vec![format!("{key}=1")],
+        ..Layers::default()
+    };
+    let variable = Layers {
+        env: vec![(format!("QLORA__{}", key.replace('.', "__")), "1".into())],
+        ..Layers::default()
+    };
+    for layers in [flag, variable] {
+        let fault = layers.resolve().expect_err("a refusal").to_string();
+        assert!(fault.contains("has 50000 parts"), "{fault}");
+        assert!(fault.len() < 300, "{fault}");
+    }
+}

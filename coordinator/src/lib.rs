@@ -12,6 +12,8 @@ mod convert;
 mod doors;
 mod driver;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod instruments;
 mod listen;
 mod names;

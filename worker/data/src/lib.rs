@@ -20,6 +20,7 @@ mod covered;
 mod dataset;
 mod encode;
 mod encoder;
+mod guarded;
 mod inspect;
 mod message;
 mod null_arguments;

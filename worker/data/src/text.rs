@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::guarded::guarded;
 use crate::plain::{self, Unopened};
 use crate::strict;
 use crate::template::{ChatTemplate, Lacking, SpecialTokens, Templates};
@@ -131,8 +132,13 @@ fn foreign_token<'v>(values: &'v Value, tokenizer: &Tokenizer) -> Option<(&'stat
 
 /// The tokenizer that `text` holds, without the truncation and padding that it was saved with:
 /// transformers encodes without both.
+///
+/// # Errors
+/// It is not JSON, or no tokenizer. The library panics at some texts of both kinds; those that are
+/// not JSON are told by their place.
 fn whole_rows(text: &str) -> tokenizers::Result<Tokenizer> {
-    let mut tokenizer: Tokenizer = text.parse()?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text)?;
+    let mut tokenizer: Tokenizer = guarded(|| text.parse::<Tokenizer>())??;
     tokenizer.with_truncation(None)?;
     tokenizer.with_padding(None);
     Ok(tokenizer)

@@ -3,14 +3,23 @@
 //! Columns of objects have one schema for all rows, so a field that one row lacks is null there.
 //! Such fields are left out; otherwise every tool call would have every argument of every tool.
 
+mod claims;
+mod deltas;
+mod header;
+mod pages;
+mod places;
+
 use std::fs::File;
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::errors::ParquetError;
+use parquet::file::reader::FileReader;
 use parquet::record::{Field, Row as Record, reader::RowIter};
 use serde_json::{Map, Number, Value};
 
+use self::pages::Judged;
 use super::columns;
 use super::row::{Place, ReadError, Row, Rows};
+use crate::guarded::guarded;
 use crate::row_error::RowError;
 use crate::strict;
 
@@ -19,8 +28,12 @@ pub(super) fn open(name: &str, file: File) -> Result<Rows, ReadError> {
         file: name.to_owned(),
         fault,
     };
-    let reader = SerializedFileReader::new(file).map_err(|e| fault(e.to_string()))?;
-    if let Some(found) = columns::fault(reader.metadata()) {
+    let reader = guarded(|| Judged::new(file)).map_err(fault)?;
+    let reader = reader.map_err(|e| fault(told(e)))?;
+    let metadata = reader.metadata();
+    if let Some(found) =
+        columns::fault(metadata).or_else(|| places::fault(metadata, reader.bytes()))
+    {
         return Err(fault(found));
     }
     let boxed: Box<dyn FileReader> = Box::new(reader);
@@ -32,7 +45,7 @@ pub(super) fn open(name: &str, file: File) -> Result<Rows, ReadError> {
 }
 
 /// Rows up to the first that cannot be read. The iterator of `parquet` stays where a page fails,
-/// and gives the same error for ever.
+/// and gives the same error for ever; at places and counts that cannot be it panics.
 struct Records {
     name: String,
     /// None behind an error.
@@ -44,7 +57,11 @@ impl Iterator for Records {
     type Item = Result<Row, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let record = self.rows.as_mut()?.next()?;
+        let rows = self.rows.as_mut()?;
+        let record = match guarded(|| rows.next()) {
+            Ok(record) => record?.map_err(told),
+            Err(fault) => Err(fault),
+        };
         self.read += 1;
         let (file, line) = (self.name.clone(), self.read);
         Some(match record {
@@ -60,6 +77,14 @@ impl Iterator for Records {
                 })
             }
         })
+    }
+}
+
+/// What is wrong, without the name that the library has for faults of others.
+fn told(error: ParquetError) -> String {
+    match error {
+        ParquetError::External(fault) => fault.to_string(),
+        error => error.to_string(),
     }
 }
 

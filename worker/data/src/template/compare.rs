@@ -228,8 +228,12 @@ fn tokens(text: &str) -> Vec<(Token, usize, usize)> {
     let (mut tokens, mut walk, mut at, mut before) = (Vec::new(), Walk::default(), 0, "");
     while let Some(c) = text[at..].chars().next() {
         let free = !walk.quoted() && walk.depth() == 0;
-        let word = text[at..].len() - text[at..].trim_start_matches(is_part).len();
-        if free && word > 0 {
+        // Looked for where it counts alone: within brackets it would be for each of its letters.
+        let word = match free {
+            true => text[at..].len() - text[at..].trim_start_matches(is_part).len(),
+            false => 0,
+        };
+        if word > 0 {
             let (token, length) = keyword(&text[at..], word, before);
             tokens.extend(token.map(|token| (token, at, length)));
             let said = &text[at..at + length];

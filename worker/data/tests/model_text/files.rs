@@ -62,3 +62,16 @@ fn texts_in_other_encodings_are_named_with_the_way_out() {
         }
     }
 }
+
+#[test]
+fn a_tokenizer_that_is_no_json_is_refused_with_its_place() {
+    let home = without("tokenizer.json");
+    let bytes = include_bytes!("../fuzz/seeds/tokenizers/not_json.json");
+    fs::write(home.path().join("tokenizer.json"), bytes).expect("a file");
+    let fault = ModelText::open(home.path())
+        .expect_err("a fault")
+        .to_string();
+    for words in ["tokenizer.json", "it is no tokenizer", "line 11 column"] {
+        assert!(fault.contains(words), "{fault}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use parquet::data_type::{Int32Type, Int64Type};
+use parquet::data_type::{ByteArray, ByteArrayType, Int32Type, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -129,4 +129,72 @@ fn decimal_numbers_of_parquet_are_the_numbers_that_their_digits_stand_for() {
             json!({"input": -0.07, "output": 123_456_789_012_i64})
         ]
     );
+}
+
+#[test]
+fn a_parquet_file_that_claims_what_it_cannot_hold_is_refused_by_name() {
+    // The library panics at the first, and would make room for 33 GB to read the second.
+    let files: [(&[u8], &str); 2] = [
+        (
+            include_bytes!("../fuzz/seeds/parquet/negative_place.parquet"),
+            "it contradicts itself: column `completion` lies at byte 48 and takes -16",
+        ),
+        (
+            include_bytes!("../fuzz/seeds/parquet/33_gigabytes.parquet"),
+            "column `completion`: a dictionary of 10 bytes claims ",
+        ),
+    ];
+    for (bytes, wanted) in files {
+        let (_home, path) = put(bytes);
+        let fault = match open(&path, "name") {
+            Ok(mut rows) => rows.find_map(Result::err),
+            Err(e) => Some(e),
+        };
+        let fault = fault.expect("a fault").to_string();
+        assert!(
+            fault.starts_with("name: ") && fault.contains(wanted),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn a_parquet_file_whose_values_end_early_gives_no_rows_of_nulls() {
+    let schema = "message row { optional binary text (UTF8); }";
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+    let mut writer =
+        SerializedFileWriter::new(Vec::new(), schema, Default::default()).expect("a writer");
+    let mut group = writer.next_row_group().expect("a group");
+    let mut column = group.next_column().expect("a column").expect("the first");
+    let text = [ByteArray::from("a")];
+    column
+        .typed::<ByteArrayType>()
+        .write_batch(&text, Some(&[1]), None)
+        .expect("values");
+    column.close().expect("a column");
+    group.close().expect("a group");
+    let mut bytes = writer.into_inner().expect("bytes");
+    // The counts of rows and of values, where the file tells of itself: one becomes sixty.
+    let one = [0x16, 2];
+    let end = bytes.len() - 8;
+    let (length, _) = bytes[end..].split_at(4);
+    let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
+    for at in end - length as usize..end - 1 {
+        if bytes[at..at + 2] == one {
+            bytes[at + 1] = 120;
+        }
+    }
+    let (_home, path) = put(&bytes);
+    let rows: Vec<_> = open(&path, "name").expect("rows").collect();
+    let fault = rows
+        .last()
+        .and_then(|row| row.as_ref().err())
+        .expect("a fault");
+    assert!(
+        fault
+            .to_string()
+            .contains("59 of its values are in no page"),
+        "{fault}"
+    );
+    assert!(rows.len() < 3, "{} rows", rows.len());
 }
