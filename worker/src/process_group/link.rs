@@ -1,12 +1,12 @@
 //! One connection: messages that say how long they are.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 
 use qlora_trainer::stop::StopSignal;
 use qlora_trainer::{Error, Result};
-use rustix::net::{RecvFlags, recv};
+
+use super::tls::Channel;
 
 /// The longest message: gradients of a large adapter are some hundred megabytes.
 const LONGEST: u64 = 64 << 30;
@@ -19,31 +19,31 @@ const INTERRUPT: u64 = u64::MAX;
 /// A connection to a process that is known.
 #[derive(Debug)]
 pub struct Link {
-    stream: Arc<TcpStream>,
+    channel: Arc<Channel>,
     /// Who is at the other end, for messages.
     whom: String,
 }
 
 impl Link {
-    pub fn new(stream: TcpStream, whom: String) -> Self {
+    pub fn new(channel: Channel, whom: String) -> Self {
         Self {
-            stream: Arc::new(stream),
+            channel: Arc::new(channel),
             whom,
         }
     }
 
     pub fn send(&mut self, words: &[u8]) -> Result<()> {
         let length = (words.len() as u64).to_le_bytes();
-        let mut stream = &*self.stream;
-        let sent = stream
+        let mut channel = &*self.channel;
+        let sent = channel
             .write_all(&length)
-            .and_then(|()| stream.write_all(words));
+            .and_then(|()| channel.write_all(words));
         sent.map_err(|e| self.gone(e))
     }
 
     /// Tells the other end that this one breaks its share of the work off.
     pub fn interrupt(&mut self) -> Result<()> {
-        (&*self.stream)
+        (&*self.channel)
             .write_all(&INTERRUPT.to_le_bytes())
             .map_err(|e| self.gone(e))
     }
@@ -51,17 +51,8 @@ impl Link {
     /// Given where the other end has sent [`Self::interrupt`] and nothing before it that has not
     /// been received.
     pub fn stop_signal(&self) -> StopSignal {
-        let stream = self.stream.clone();
-        StopSignal::new(move || {
-            let mut next = [0; 8];
-            let looked = recv(
-                &*stream,
-                &mut next[..],
-                RecvFlags::PEEK | RecvFlags::DONTWAIT,
-            );
-            // A connection that broke is noticed by whoever waits for a message.
-            matches!(looked, Ok((_, 8))) && u64::from_le_bytes(next) == INTERRUPT
-        })
+        let channel = self.channel.clone();
+        StopSignal::new(move || channel.is_next(&INTERRUPT.to_le_bytes()))
     }
 
     /// The next message; interrupts before it have been acted on, or come too late to be.
@@ -69,7 +60,7 @@ impl Link {
         let mut length = INTERRUPT;
         while length == INTERRUPT {
             let mut bytes = [0; 8];
-            (&*self.stream)
+            (&*self.channel)
                 .read_exact(&mut bytes)
                 .map_err(|e| self.gone(e))?;
             length = u64::from_le_bytes(bytes);
@@ -80,7 +71,7 @@ impl Link {
             ))));
         }
         let mut words = Vec::with_capacity(length.min(AT_ONCE) as usize);
-        let got = (&*self.stream)
+        let got = (&*self.channel)
             .take(length)
             .read_to_end(&mut words)
             .map_err(|e| self.gone(e))?;

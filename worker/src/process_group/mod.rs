@@ -2,9 +2,9 @@
 //!
 //! Every process but the first holds one connection, to the first. Every message goes to the first
 //! process and from there to all. Gradients travel that way too, unless a library of the devices
-//! carries them faster. Both ends of a connection know each other by a secret that the coordinator
-//! handed out. Traffic is not encrypted, and neither is that of NCCL: a process group belongs in a
-//! network of its own.
+//! carries them faster. Connections are encrypted, and both ends know each other by a secret that
+//! the coordinator handed out. What NCCL carries is not encrypted: GPUs of several machines belong
+//! in a network of their own.
 //!
 //! A process that ends closes its connections, and the coordinator detects lost machines. A cut
 //! connection between two machines is noticed within a minute or two, by TCP keep-alive.
@@ -12,6 +12,7 @@
 mod handshake;
 mod link;
 mod rendezvous;
+mod tls;
 
 use candle_core::Tensor;
 use qlora_trainer::process_group::{ProcessGroup, sum_of};
@@ -113,7 +114,8 @@ impl ProcessGroup for TcpGroup {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
 
     use candle_core::Device;
     use qlora_trainer::process_group::unless_stopped;
@@ -250,7 +252,12 @@ mod tests {
         std::io::Write::write_all(&mut noisy, &[0xff; 100]).expect("noise");
         std::thread::scope(|scope| {
             let group = scope.spawn(|| listener.group(2).map(|group| group.world_size()));
-            handshake::introduce(&mut liar, &[8; 32], 1).expect_err("another secret is no way in");
+            let other = tls::Ends::new(&[8; 32]).expect("another secret");
+            let refused = other.other(&mut liar).expect_err("it is no way in");
+            assert!(
+                refused.to_string().contains("does not know the secret"),
+                "{refused}"
+            );
             connect(std::slice::from_ref(&address), &SECRET, 1, 2).expect("a link");
             assert_eq!(group.join().expect("a thread").expect("the other one"), 2);
         });
@@ -263,16 +270,63 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut stream, _) = impostor.accept().expect("a connection");
-                // It cannot check the proof of the other, and makes up its own.
-                std::io::Read::read_exact(&mut stream, &mut [0; 52]).expect("a greeting");
-                std::io::Write::write_all(&mut stream, &[1; 64]).expect("an answer");
-                let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
+                let other = tls::Ends::new(&[8; 32]).expect("another secret");
+                other
+                    .first(&mut stream)
+                    .expect_err("the one who connects goes away");
             });
             let fault = connect(&[address], &SECRET, 1, 2)
                 .expect_err("an impostor")
                 .to_string();
             assert!(fault.contains("does not know the secret"), "{fault}");
         });
+    }
+
+    /// Carries what one end of a connection says to the other; gives it, once it has ended.
+    fn overheard(from: &TcpStream, to: &TcpStream) -> Vec<u8> {
+        let (mut all, mut next) = (Vec::new(), vec![0; 1 << 16]);
+        while let Ok(n @ 1..) = (&*from).read(&mut next) {
+            all.extend_from_slice(&next[..n]);
+            if (&*to).write_all(&next[..n]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+        all
+    }
+
+    #[test]
+    fn what_travels_is_not_readable() {
+        let (listener, address) = listener();
+        let between = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let found = between.local_addr().expect("an address").to_string();
+        let own = |rank: usize| format!("gradients of {rank}, ").repeat(1500).into_bytes();
+        let heard = std::thread::scope(|scope| {
+            let spy = scope.spawn(|| {
+                let (other, _) = between.accept().expect("a connection");
+                let first = TcpStream::connect(&address).expect("the first one");
+                std::thread::scope(|both| {
+                    let said = both.spawn(|| overheard(&first, &other));
+                    [overheard(&other, &first), said.join().expect("a thread")]
+                })
+            });
+            let other = scope.spawn(|| {
+                connect(&[found], &SECRET, 1, 2)
+                    .and_then(|mut group| group.gather(&own(1)))
+                    .expect("words")
+            });
+            let mut group = listener.group(2).expect("the other one");
+            let words = group.gather(&own(0)).expect("words");
+            assert_eq!(words, [own(0), own(1)]);
+            assert_eq!(other.join().expect("a thread"), words);
+            drop(group);
+            spy.join().expect("a thread")
+        });
+        for said in heard {
+            assert!(said.len() > 20_000, "{} bytes were heard", said.len());
+            let readable = said.windows(9).any(|part| part == b"gradients");
+            assert!(!readable, "words travel as they are");
+        }
     }
 
     #[test]

@@ -12,8 +12,9 @@ use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 
 use super::TcpGroup;
-use super::handshake::{self, Secret};
+use super::handshake;
 use super::link::Link;
+use super::tls::{Channel, Ends, Secret, Words};
 
 /// How long an address may take to answer, and a handshake to be done.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,6 +62,7 @@ pub struct Listener {
     listener: TcpListener,
     port: u16,
     secret: Secret,
+    ends: Ends,
 }
 
 impl Listener {
@@ -78,6 +80,7 @@ impl Listener {
             listener,
             port,
             secret,
+            ends: Ends::new(&secret).map_err(fault)?,
         })
     }
 
@@ -97,26 +100,26 @@ impl Listener {
         std::thread::spawn(move || self.accept(world_size, &sender));
         let mut links: Vec<Option<Link>> = (1..world_size).map(|_| None).collect();
         while links.iter().any(Option::is_none) {
-            let (rank, stream) = arrived
+            let (rank, channel) = arrived
                 .recv()
                 .map_err(|_| fault("the port is not listened on any more"))?;
-            links[rank - 1] = Some(Link::new(stream, format!("worker {rank}")));
+            links[rank - 1] = Some(Link::new(channel, format!("worker {rank}")));
         }
         Ok(TcpGroup::First(links.into_iter().flatten().collect()))
     }
 
-    fn accept(self, world_size: usize, sender: &Sender<(usize, TcpStream)>) {
+    fn accept(self, world_size: usize, sender: &Sender<(usize, Channel)>) {
         let going_on = Arc::new(AtomicUsize::new(0));
         for stream in self.listener.incoming().flatten() {
             if going_on.fetch_add(1, Ordering::Relaxed) >= HANDSHAKES {
                 going_on.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            let (sender, secret, going_on) = (sender.clone(), self.secret, going_on.clone());
+            let (sender, ends, going_on) = (sender.clone(), self.ends.clone(), going_on.clone());
             std::thread::spawn(move || {
-                if let Ok((rank, stream)) = welcome(stream, &secret, world_size) {
+                if let Ok(arrived) = welcome(stream, &ends, world_size) {
                     // Nobody waits where all are here already.
-                    let _ = sender.send((rank, stream));
+                    let _ = sender.send(arrived);
                 }
                 going_on.fetch_sub(1, Ordering::Relaxed);
             });
@@ -124,14 +127,15 @@ impl Listener {
     }
 }
 
-fn welcome(
-    stream: TcpStream,
-    secret: &Secret,
-    world_size: usize,
-) -> std::io::Result<(usize, TcpStream)> {
+fn welcome(stream: TcpStream, ends: &Ends, world_size: usize) -> std::io::Result<(usize, Channel)> {
     let mut hurried = Hurried::new(stream)?;
-    let rank = handshake::welcome(&mut hurried, secret, world_size)?;
-    Ok((rank, hurried.at_leisure()?))
+    let mut end = ends.first(&mut hurried)?;
+    let mut words = Words {
+        end: &mut end,
+        stream: &mut hurried,
+    };
+    let rank = handshake::welcome(&mut words, world_size)?;
+    Ok((rank, Channel::new(hurried.at_leisure()?, end)))
 }
 
 /// A connection that has to have said everything by some time.
@@ -200,16 +204,17 @@ pub fn connect(
     rank: usize,
     world_size: usize,
 ) -> Result<TcpGroup> {
+    let ends = Ends::new(secret).map_err(fault)?;
     let started = Instant::now();
     loop {
         let mut faults = Vec::new();
         for address in addresses {
-            match try_address(address, secret, rank) {
-                Ok(stream) => {
+            match try_address(address, &ends, rank) {
+                Ok(channel) => {
                     return Ok(TcpGroup::Other {
                         rank,
                         world_size,
-                        first: Link::new(stream, "the first worker".into()),
+                        first: Link::new(channel, "the first worker".into()),
                     });
                 }
                 Err(e) => faults.push((address, e)),
@@ -237,12 +242,17 @@ pub fn connect(
     }
 }
 
-fn try_address(address: &str, secret: &Secret, rank: usize) -> std::io::Result<TcpStream> {
+fn try_address(address: &str, ends: &Ends, rank: usize) -> std::io::Result<Channel> {
     let nowhere = || std::io::Error::other("the name has no address");
     let resolved: SocketAddr = address.to_socket_addrs()?.next().ok_or_else(nowhere)?;
     let mut hurried = Hurried::new(TcpStream::connect_timeout(&resolved, PATIENCE)?)?;
-    handshake::introduce(&mut hurried, secret, rank)?;
-    hurried.at_leisure()
+    let mut end = ends.other(&mut hurried)?;
+    let mut words = Words {
+        end: &mut end,
+        stream: &mut hurried,
+    };
+    handshake::introduce(&mut words, rank)?;
+    Ok(Channel::new(hurried.at_leisure()?, end))
 }
 
 /// Joins the group: the first one tells where it listens through `tell`, the others are told through
@@ -256,7 +266,9 @@ pub fn join(
     told: &Receiver<Rendezvous>,
 ) -> Result<TcpGroup> {
     if member.rank == 0 {
-        let listener = Listener::open(member.port, handshake::random())?;
+        let mut secret = Secret::default();
+        getrandom::fill(&mut secret).map_err(fault)?;
+        let listener = Listener::open(member.port, secret)?;
         tell(listener.listening())?;
         return listener.group(member.world_size);
     }
