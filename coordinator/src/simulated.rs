@@ -23,6 +23,7 @@ use crate::instruments::Instruments;
 use crate::listen::{self, Bounds, Connection, Io};
 use crate::serve;
 use crate::services::Services;
+use crate::sessions::Sessions;
 use crate::tokens::Tokens;
 use crate::usage::Disk;
 
@@ -92,8 +93,9 @@ impl Coordinator {
             loopback_only: false,
         };
         let hosts = Hosts::new(machine.address, Vec::new(), &[machine.name.to_owned()]);
-        let doors = Doors::new(hosts, tokens, false);
-        let router = serve::router(services, prometheus::Registry::new(), doors)
+        let sessions = Arc::<Sessions>::default();
+        let doors = Doors::new(hosts, tokens, sessions.clone(), false);
+        let router = serve::router(services, prometheus::Registry::new(), doors, sessions)
             .await
             .map_err(Unstarted::Services)?;
         let (stopping, told) = watch::channel(false);
