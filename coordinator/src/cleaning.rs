@@ -1,15 +1,18 @@
 //! Removes what nobody needs any more: parts of interrupted uploads, artifacts that no job has, ended
 //! jobs beyond what is kept, and workers that do not come back.
 //!
-//! An artifact that somebody was told of stays for a day: a job that needs it may be on its way.
+//! An artifact that somebody was told of stays for a day: a job that needs it may be on its way. It is
+//! removed while no other coordinator can begin to lead, once the engine has said again that no job
+//! needs it: by then what was referred to before is known, and what is referred to later is not found.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use qlora_store::{ArtifactStore, Digest256, JobStore};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::now;
-use crate::driver::{Artifacts, Handle};
+use crate::driver::Artifacts;
 use crate::error::CallError;
 use crate::prune::Retention;
 use crate::services::{Services, take_off_the_gone};
@@ -17,18 +20,55 @@ use crate::services::{Services, take_off_the_gone};
 /// How often it is looked for.
 const EVERY: Duration = Duration::from_secs(3600);
 
-impl Artifacts for ArtifactStore {
+/// What the driver lets go, on its way to [`remove_released`].
+pub struct Released {
+    artifacts: ArtifactStore,
+    digests: UnboundedSender<Digest256>,
+}
+
+impl Released {
+    pub fn of(artifacts: ArtifactStore) -> (Self, UnboundedReceiver<Digest256>) {
+        let (digests, going) = unbounded_channel();
+        (Self { artifacts, digests }, going)
+    }
+}
+
+impl Artifacts for Released {
     fn make_room(&self) {
-        Self::make_room(self);
+        self.artifacts.make_room();
     }
 
     fn release(&self, digest: &str) {
-        let Ok(digest) = digest.parse::<Digest256>() else {
-            return;
-        };
-        let store = self.clone();
-        tokio::spawn(async move { store.release(&digest).await });
+        if let Ok(digest) = digest.parse() {
+            // Where nobody removes any more, the next start does.
+            let _ = self.digests.send(digest);
+        }
     }
+}
+
+/// Removes what the driver lets go.
+pub async fn remove_released<S: JobStore>(
+    services: Services<S>,
+    mut going: UnboundedReceiver<Digest256>,
+) {
+    while let Some(digest) = going.recv().await {
+        remove(&services, &digest).await;
+    }
+}
+
+/// Removes an artifact that no job needs, while this coordinator leads; whether it did.
+async fn remove<S: JobStore>(services: &Services<S>, digest: &Digest256) -> bool {
+    let (driver, name) = (services.driver.clone(), digest.to_string());
+    let is_needed = async move {
+        let needed = driver.read(move |engine| engine.needs(&name)).await;
+        needed.unwrap_or(true) || driver.has_unreadable()
+    };
+    let removal = services.artifacts.release(digest, is_needed);
+    let removed = services.store.while_leading(removal).await;
+    removed.unwrap_or_else(|e| {
+        tracing::warn!("artifact {digest}, which no job needs, stays for now: {e}");
+        false
+    })
 }
 
 /// Cleans at once and then each hour, until the coordinator stops.
@@ -50,7 +90,7 @@ async fn clean<S: JobStore>(services: &Services<S>, retention: Retention) -> Res
         return Ok(());
     }
     retain(services, retention).await?;
-    sweep(&services.driver, &services.artifacts).await
+    sweep(services).await
 }
 
 /// Lets ended jobs go that are beyond what is kept, one by one.
@@ -88,11 +128,16 @@ async fn retain<S: JobStore>(
 }
 
 /// Removes artifacts that no job has.
-async fn sweep(driver: &Handle, artifacts: &ArtifactStore) -> Result<(), CallError> {
-    let needed: HashSet<String> = driver
+async fn sweep<S: JobStore>(services: &Services<S>) -> Result<(), CallError> {
+    let needed: HashSet<String> = services
+        .driver
         .read(|engine| engine.digests().map(str::to_owned).collect())
         .await?;
-    match artifacts.sweep(|digest| needed.contains(digest)).await {
+    let needed = &needed;
+    let unless_needed = |digest: Digest256| async move {
+        !needed.contains(&digest.to_string()) && remove(services, &digest).await
+    };
+    match services.artifacts.sweep(unless_needed).await {
         Ok(0) => {}
         Ok(removed) => tracing::info!(removed, "artifacts were removed that no job needs"),
         Err(e) => tracing::warn!("artifacts that no job needs cannot be looked for: {e}"),

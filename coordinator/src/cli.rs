@@ -48,6 +48,11 @@ pub struct Cli {
     )]
     pub database: Option<DatabaseUrl>,
 
+    /// Take a PostgreSQL server on another machine that does not have to show who it is, as the
+    /// `sslmode` of its URL says: whoever is on the way may read and change everything.
+    #[arg(long, requires = "database")]
+    pub insecure_database: bool,
+
     /// Where artifacts lie: a folder, or s3://BUCKET/PREFIX with the standard AWS_* variables
     /// [default: `artifacts` in the state folder]
     #[arg(long, env = "QLORA_ARTIFACTS", value_name = "PLACE")]
@@ -242,7 +247,7 @@ impl Cli {
         let Some(DatabaseUrl(url)) = &self.database else {
             return Ok(None);
         };
-        let database: Database = url.parse()?;
+        let database = Database::new(url, self.insecure_database)?;
         Ok(Some(database.answering_within(statement_limit(self.lease))))
     }
 
@@ -320,11 +325,16 @@ mod tests {
             Cli::try_parse_from([&["qlora-coordinator"], args].concat()).expect("a command line")
         };
         assert!(parse(&[]).database().expect("no database").is_none());
-        let cli = parse(&["--database", "postgres://me:secret@host/jobs"]);
+        let url = "postgres://me:secret@host/jobs?sslmode=disable";
+        let cli = parse(&["--database", url, "--insecure-database"]);
         let shown = format!("{cli:?}");
         assert!(!shown.contains("secret"), "{shown}");
         let database = cli.database().expect("a database").expect("one");
         assert_eq!(database.to_string(), "postgres://me@host:5432/jobs");
+        let fault = parse(&["--database", url])
+            .database()
+            .expect_err("no consent");
+        assert!(fault.to_string().contains("--insecure-database"), "{fault}");
         let fault = parse(&["--database", "secret"])
             .database()
             .expect_err("no database");

@@ -73,6 +73,7 @@ impl StartError {
             // Their messages say it.
             Self::Store(
                 StoreError::NoDatabase { .. }
+                | StoreError::Unverified { .. }
                 | StoreError::Deposed { .. }
                 | StoreError::ServerFull { .. }
                 | StoreError::ServerDamaged { .. },
@@ -99,7 +100,7 @@ impl StartError {
             | Self::Tls(_)
             | Self::Unencrypted { .. }
             | Self::NoStateFolder
-            | Self::Store(StoreError::NoDatabase { .. }) => 2,
+            | Self::Store(StoreError::NoDatabase { .. } | StoreError::Unverified { .. }) => 2,
             Self::Store(StoreError::InUse { .. }) => 5,
             Self::Store(StoreError::Deposed { .. }) => 6,
             Self::Store(_) | Self::Artifacts(_) => 3,
@@ -222,7 +223,8 @@ fn store_code(fault: &StoreError) -> GrpcCode {
         | StoreError::ServerDamaged { .. } => GrpcCode::DataLoss,
         StoreError::Newer { .. }
         | StoreError::Unwritable { .. }
-        | StoreError::NoDatabase { .. } => GrpcCode::Internal,
+        | StoreError::NoDatabase { .. }
+        | StoreError::Unverified { .. } => GrpcCode::Internal,
         StoreError::Folder { .. }
         | StoreError::ServerFull { .. }
         | StoreError::Deposed { .. }

@@ -20,7 +20,7 @@ use qlora_telemetry::{Logs, Program};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::artifacts;
-use crate::cleaning;
+use crate::cleaning::{self, Released};
 use crate::cli::Cli;
 use crate::doors::{self, Doors, Hosts};
 use crate::driver::Driver;
@@ -174,19 +174,22 @@ async fn start<S: JobStore>(setup: &Start, store: Arc<S>) -> Result<Services<S>,
         max_queued_per_user: setup.cli.max_queued_per_user,
         ..Limits::default()
     };
-    let driver = Driver::start(store.clone(), limits, artifacts.clone())
+    let (released, going) = Released::of(artifacts.clone());
+    let driver = Driver::start(store.clone(), limits, released)
         .await
         .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
     let disk = Disk::of(store.clone(), artifacts.clone());
     let instruments = Instruments::start(driver.clone(), disk);
-    Ok(Services {
+    let services = Services {
         driver,
         store,
         artifacts,
         instruments,
         tokens,
         loopback_only: setup.cli.listen.ip().is_loopback(),
-    })
+    };
+    tokio::spawn(cleaning::remove_released(services.clone(), going));
+    Ok(services)
 }
 
 /// Serves until `stop`.

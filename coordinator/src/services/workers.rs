@@ -163,17 +163,18 @@ impl<S: JobStore> WorkerService for Services<S> {
         let (session, token) = (convert::session_in(request.session), Token(request.token));
         self.job_of(session, token).await?;
         let digest = artifact.digest.parse().map_err(CallError::Digest)?;
-        // The worker has sent it or was told of it, and nobody else is told by this: checkpoints go as
-        // soon as newer ones come.
+        let missing =
+            || Status::failed_precondition(format!("artifact {digest} has not been uploaded"));
+        // From the look until it is durable that the job has it. The worker has sent it or was told of
+        // it, and nobody else is told by this: checkpoints go as soon as newer ones come.
+        let _claim = self.artifacts.claim(&digest).ok_or_else(missing)?;
         let stat = self
             .artifacts
             .look(&digest)
             .await
             .map_err(CallError::from)?;
         if !stat.complete {
-            return Err(Status::failed_precondition(format!(
-                "artifact {digest} has not been uploaded"
-            )));
+            return Err(missing());
         }
         if stat.size != artifact.size {
             return Err(Status::invalid_argument(format!(

@@ -39,6 +39,10 @@ pub enum StoreError {
         "--database or QLORA_DATABASE_URL names no PostgreSQL database: {fault}; write postgres://USER:PASSWORD@HOST:5432/NAME"
     )]
     NoDatabase { fault: String },
+    #[error(
+        "the PostgreSQL server of {place} is on another machine and would not have to show who it is; write ?sslmode=verify-full&sslrootcert=FILE behind the URL, or, where nobody else is on the network, ?sslmode=require or ?sslmode=disable and give --insecure-database"
+    )]
+    Unverified { place: String },
     /// Nothing of the transaction is there.
     #[error("the disk of the PostgreSQL server of {place} is full; free space there")]
     ServerFull { place: String },
@@ -70,7 +74,7 @@ impl StoreError {
             Self::InUse { .. } => Code::StateInUse,
             Self::DiskFull { .. } | Self::ServerFull { .. } => Code::DiskFull,
             Self::Deposed { .. } => Code::Deposed,
-            Self::NoDatabase { .. } => Code::DatabaseUrl,
+            Self::NoDatabase { .. } | Self::Unverified { .. } => Code::DatabaseUrl,
             Self::Folder { source, .. } if Code::of_file(source) == Code::DiskFull => {
                 Code::DiskFull
             }

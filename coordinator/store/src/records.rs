@@ -176,6 +176,20 @@ pub trait JobStore: Send + Sync + 'static {
         writes: Vec<Write>,
     ) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
+    /// Does `act`, which is of no store, so that nobody else leads before it has ended: what is
+    /// removed for nobody needing it must not be removed after others may have come to need it. Only
+    /// where several processes may use one store there is anything to hold.
+    ///
+    /// # Errors
+    /// This process leads no more, or that cannot be read, and nothing is done; or `act` takes for
+    /// longer than it can be held for, and may have been done.
+    fn while_leading<T: Send>(
+        &self,
+        act: impl Future<Output = T> + Send,
+    ) -> impl Future<Output = Result<T, StoreError>> + Send {
+        async { Ok(act.await) }
+    }
+
     /// What a start needs: of ended jobs no more than an [`Ended`] each, so that it takes little time
     /// and memory however many there are.
     fn load(&self) -> impl Future<Output = Result<Stored, StoreError>> + Send;

@@ -325,12 +325,45 @@ async fn what_no_job_needs_goes_after_a_day_and_what_somebody_was_told_of_stays(
         let told = store.stat(&digest(contents[3])).await.expect("a stat");
         assert!(told.complete);
         let needed = digest(contents[0]).to_string();
-        let removed = store.sweep(|digest| digest == needed).await;
+        let release = |digest: Digest256| {
+            let (store, is_needed) = (&store, digest.to_string() == needed);
+            async move { store.release(&digest, async move { is_needed }).await }
+        };
+        let removed = store.sweep(release).await;
         assert_eq!(removed.expect("a sweep"), 1);
         for (bytes, stays) in contents.into_iter().zip([true, false, true, true]) {
             let found = store.stat(&digest(bytes)).await.expect("a stat");
             assert_eq!(found.complete, stays, "{bytes:?}");
         }
+    }
+}
+
+/// No job needs it.
+async fn unneeded() -> bool {
+    false
+}
+
+#[tokio::test]
+async fn what_somebody_is_about_to_refer_to_or_has_referred_to_stays() {
+    for place in Place::both() {
+        let store = place.open().await;
+        let name = digest(BYTES);
+        put(&store, BYTES).await;
+        let claims = [(); 2].map(|()| store.claim(&name).expect("it is there"));
+        for claim in claims {
+            assert!(!store.release(&name, unneeded()).await, "it is claimed");
+            drop(claim);
+        }
+        assert!(!store.release(&name, async { true }).await, "a job has it");
+        assert_eq!(store.look(&name).await.expect("a look"), THERE);
+        // Whoever comes while it goes is told that it is not there.
+        let late = async {
+            assert!(store.claim(&name).is_none(), "it goes");
+            false
+        };
+        assert!(store.release(&name, late).await);
+        assert_eq!(store.look(&name).await.expect("a look"), MISSING);
+        assert!(store.claim(&name).is_some(), "it may come again");
     }
 }
 
@@ -343,16 +376,16 @@ async fn a_released_artifact_goes_at_once_unless_somebody_was_told_that_it_is_th
         assert_eq!(stat(&store).await, MISSING);
         put(&store, BYTES).await;
         assert_eq!(store.look(&name).await.expect("a look"), THERE);
-        assert!(store.release(&name).await);
+        assert!(store.release(&name, unneeded()).await);
         assert_eq!(store.look(&name).await.expect("a look"), MISSING);
         assert!(
-            store.release(&name).await,
+            store.release(&name, unneeded()).await,
             "it is no fault that nothing is there"
         );
 
         put(&store, BYTES).await;
         assert_eq!(stat(&store).await, THERE);
-        assert!(!store.release(&name).await);
+        assert!(!store.release(&name, unneeded()).await);
         assert_eq!(stat(&store).await, THERE, "who was told relies on it");
     }
 }
@@ -373,7 +406,7 @@ async fn what_artifacts_and_begun_uploads_take_is_told() {
         let kept = place.kept(70) as u64;
         assert_eq!(bytes(&store).await, SIZE + kept);
         assert_eq!(bytes(&place.open().await).await, SIZE + kept);
-        assert!(store.release(&digest(BYTES)).await);
+        assert!(store.release(&digest(BYTES), unneeded()).await);
         assert_eq!(bytes(&store).await, kept);
         // Only what lies on this disk keeps state from being stored.
         store.make_room();

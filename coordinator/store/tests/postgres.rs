@@ -9,11 +9,12 @@ mod postgres;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{LIMIT, database, entry, job, lead, leads, line};
+use common::{LIMIT, database, digest, entry, job, lead, leads, line, point};
 use postgres::Postgres;
 use qlora_engine::JobId;
 use qlora_store::{
-    Bounds, Campaign, Candidate, JobStore, PostgresStore, StoreError, TokenRecord, Write,
+    ArtifactStore, Bounds, Campaign, Candidate, JobStore, PostgresStore, StoreError, TokenRecord,
+    Write,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
@@ -80,6 +81,50 @@ async fn a_leader_that_lost_the_lock_writes_nothing_and_hears_of_it() {
     assert_eq!(jobs(&new).await, [1]);
     new.apply(save(3)).await.expect("a write");
     assert_eq!(jobs(&new).await, [1, 3]);
+}
+
+/// An artifact lies where every leader finds it, and a new one may need what an old one does not.
+#[tokio::test]
+async fn a_deposed_leader_removes_no_artifact() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let old = lead(&url, Bounds::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let artifacts = ArtifactStore::open(folder.path()).await.expect("a store");
+    let name = digest(b"x");
+    let upload = artifacts.upload(&name, 1, 0).await;
+    let mut upload = upload.expect("an upload");
+    upload.write(b"x".to_vec()).await.expect("bytes");
+    let finished = upload.finish().await.expect("the right bytes");
+    finished.publish().await.expect("an artifact");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'";
+    execute(&url, end).await;
+    let new = leads(&mut Candidate::new(database(&url)), "b:1").await;
+    let remove = || artifacts.release(&name, async { false });
+    let fault = old.while_leading(remove()).await.expect_err("a removal");
+    assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
+    assert!(artifacts.look(&name).await.expect("a look").complete);
+    assert!(new.while_leading(remove()).await.expect("a removal"));
+    assert!(!artifacts.look(&name).await.expect("a look").complete);
+}
+
+#[tokio::test]
+async fn nobody_begins_to_lead_while_the_leader_removes() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let old = lead(&url, Bounds::default()).await;
+    let mut session = admin(&url).await;
+    // As a new leader does, without patience.
+    let begin = "SET lock_timeout = '100ms'; UPDATE qlora.leader SET epoch = epoch + 1";
+    let removal = async { sqlx::raw_sql(begin).execute(&mut session).await };
+    let begun = timeout(LIMIT, old.while_leading(removal)).await;
+    let fault = begun.expect("an end").expect("a removal");
+    let fault = fault.expect_err("another leader begins").to_string();
+    assert!(fault.contains("lock timeout"), "{fault}");
+    execute(&url, begin).await;
+    let late = old.while_leading(async { panic!("it removes") }).await;
+    let fault: StoreError = late.expect_err("two lead");
+    assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
 }
 
 #[tokio::test]
@@ -312,7 +357,12 @@ async fn a_statement_that_does_not_end_fails_alone() {
     let server = Postgres::start();
     let url = server.database("jobs");
     let store = impatient(&url).await;
+    let metrics = Write::Metrics {
+        job: JobId(1),
+        points: vec![point(1)],
+    };
     store.apply(save(1)).await.expect("a write");
+    store.apply(vec![metrics]).await.expect("a write");
     let slow = "
 ALTER TABLE qlora.metrics RENAME TO kept;
 CREATE VIEW qlora.metrics AS SELECT kept.* FROM qlora.kept, pg_sleep(600)";

@@ -98,7 +98,12 @@ impl Engine {
         let is_twin = |job: &Job| {
             job.id != of && job.current_token().is_some() && job.spec.config_hash == config_hash
         };
-        let at_hand = |job: &Job| is_twin(job) || job.digests().any(|needed| needed == digest);
+        self.needs(digest) || self.jobs.values().any(is_twin)
+    }
+
+    /// Whether a job needs the artifact `digest`, ended ones included.
+    pub fn needs(&self, digest: &str) -> bool {
+        let at_hand = |job: &Job| job.digests().any(|needed| needed == digest);
         self.jobs.ended().needed().contains(digest) || self.jobs.values().any(at_hand)
     }
 

@@ -8,6 +8,7 @@ mod digest;
 mod error;
 mod folder;
 mod found;
+mod marks;
 mod place;
 mod reader;
 mod s3;
@@ -16,6 +17,7 @@ mod upload;
 
 pub use digest::{Digest256, InvalidDigest};
 pub use error::ArtifactError;
+pub use marks::Claim;
 pub use place::{ArtifactPlace, BucketPlace, InvalidPlace};
 pub use reader::ArtifactReader;
 pub use s3::BucketFault;

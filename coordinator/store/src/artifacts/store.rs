@@ -13,6 +13,7 @@ use super::digest::Digest256;
 use super::error::{ArtifactError, at};
 use super::folder::{FileReader, FileUpload, Folder, older_than};
 use super::found::Found;
+use super::marks::{Claim, Marks};
 use super::place::BucketPlace;
 use super::reader::ArtifactReader;
 use super::s3::{Bucket, ObjectReader, ObjectUpload};
@@ -39,6 +40,7 @@ pub struct ArtifactStore {
     backend: Backend,
     /// When somebody was last told that an artifact is there, and need not send it.
     told: Arc<Mutex<HashMap<Digest256, Instant>>>,
+    marks: Marks,
 }
 
 #[derive(Clone)]
@@ -74,6 +76,7 @@ impl ArtifactStore {
         Self {
             backend,
             told: Arc::default(),
+            marks: Marks::default(),
         }
     }
 
@@ -122,6 +125,12 @@ impl ArtifactStore {
         found
     }
 
+    /// Keeps an artifact for somebody who is about to refer to it, who looks for it after this and
+    /// drops the claim once the reference is durable. None while it is being removed.
+    pub fn claim(&self, digest: &Digest256) -> Option<Claim> {
+        self.marks.claim(digest)
+    }
+
     /// What there is of an artifact. In a folder its bytes are hashed if they were not before; in
     /// a bucket they are hashed when they are read.
     pub async fn look(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
@@ -152,13 +161,23 @@ impl ArtifactStore {
         }
     }
 
-    /// Removes an artifact that no job needs any more, unless somebody was told within a day that
-    /// it is there: a job that needs it may be on its way. [`Self::sweep`] removes it later. One
-    /// that cannot be removed stays, and the log names it. Whether it was to be removed.
-    pub async fn release(&self, digest: &Digest256) -> bool {
+    /// Removes an artifact that no job needs any more, unless somebody has claimed it, or was told
+    /// within a day that it is there: a job that needs it may be on its way. [`Self::sweep`] comes
+    /// to it later. `is_needed` is asked last of all, once nobody can refer to it any more who has
+    /// not done so. One that cannot be removed stays, and the log names it. Whether it was to be
+    /// removed.
+    pub async fn release(
+        &self,
+        digest: &Digest256,
+        is_needed: impl Future<Output = bool> + Send,
+    ) -> bool {
+        let Some(_going) = self.marks.go(digest) else {
+            return false;
+        };
         // Held meanwhile, so that nobody is told of it.
         let told = self.told().await;
-        let goes = told.get(digest).is_none_or(|told| told.elapsed() >= KEEP);
+        let was_told = told.get(digest).is_some_and(|told| told.elapsed() < KEEP);
+        let goes = !was_told && !is_needed.await;
         if goes {
             match &self.backend {
                 Backend::Folder(folder) => {
@@ -178,14 +197,14 @@ impl ArtifactStore {
         goes
     }
 
-    /// Removes artifacts for which `is_needed` says no, and that nobody has sent or asked for
-    /// within a day.
+    /// Gives artifacts that nobody has sent within a day to `release`, one after the other, and
+    /// counts those of which it says that they went.
     ///
     /// # Errors
     /// A folder cannot be read, or the bucket cannot be listed.
-    pub async fn sweep(
+    pub async fn sweep<R: Future<Output = bool> + Send>(
         &self,
-        is_needed: impl Fn(&str) -> bool + Send + Sync,
+        release: impl Fn(Digest256) -> R + Send + Sync,
     ) -> Result<u64, ArtifactError> {
         let mut removed = 0;
         match &self.backend {
@@ -195,30 +214,16 @@ impl ArtifactStore {
                 // shelf.
                 for shelf in shelves {
                     let old = on_disk(folder, move |_| older_than(KEEP, &shelf)).await?;
-                    removed += self.release_all(old, &is_needed).await;
+                    removed += release_all(old, &release).await;
                 }
             }
             Backend::Bucket(bucket) => {
                 let old = bucket.older_than(KEEP).await?;
-                removed += self.release_all(old, &is_needed).await;
+                removed += release_all(old, &release).await;
             }
         }
         self.told().await.retain(|_, told| told.elapsed() < KEEP);
         Ok(removed)
-    }
-
-    async fn release_all(
-        &self,
-        old: Vec<Digest256>,
-        is_needed: &(impl Fn(&str) -> bool + Send + Sync),
-    ) -> u64 {
-        let mut removed = 0;
-        for digest in old {
-            if !is_needed(digest.as_str()) && self.release(&digest).await {
-                removed += 1;
-            }
-        }
-        removed
     }
 
     /// Begins an upload of `size` bytes, or goes on at `offset` with one that broke off.
@@ -286,6 +291,17 @@ impl ArtifactStore {
     async fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
         self.told.lock().await
     }
+}
+
+async fn release_all<R: Future<Output = bool> + Send>(
+    old: Vec<Digest256>,
+    release: &(impl Fn(Digest256) -> R + Send + Sync),
+) -> u64 {
+    let mut removed = 0;
+    for digest in old {
+        removed += u64::from(release(digest).await);
+    }
+    removed
 }
 
 /// Runs `f` on a thread that may wait for the disk of `folder`.

@@ -1,11 +1,12 @@
 //! Where a database is, and how it is connected to. Its password is never shown.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use tokio::time::timeout;
 
 use crate::error::StoreError;
@@ -117,7 +118,21 @@ impl FromStr for Database {
 
     /// Takes `postgres://USER@HOST:PORT/NAME`, with a password or without, and with the parameters
     /// that libpq knows behind a question mark.
+    ///
+    /// # Errors
+    /// It is none, or another machine would not have to show who it is.
     fn from_str(url: &str) -> Result<Self, StoreError> {
+        Self::new(url, false)
+    }
+}
+
+impl Database {
+    /// As [`Self::from_str`]. Where `is_insecure`, a server on another machine need not show who it
+    /// is, if the URL has said so by an `sslmode` of its own.
+    ///
+    /// # Errors
+    /// It is no database, or another machine would not have to show who it is.
+    pub fn new(url: &str, is_insecure: bool) -> Result<Self, StoreError> {
         let is_postgres = ["postgres://", "postgresql://"]
             .iter()
             .any(|scheme| url.starts_with(scheme));
@@ -135,6 +150,9 @@ impl FromStr for Database {
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
         let shown = format!("postgres://{}@{host}/{name}", options.get_username());
+        if !verifies(&options) && !is_here(&options) && !(is_insecure && says_mode(url)) {
+            return Err(StoreError::Unverified { place: shown });
+        }
         let options = options
             .application_name("qlora-coordinator")
             .options(SETTINGS);
@@ -144,6 +162,35 @@ impl FromStr for Database {
             limit: LIMIT,
         })
     }
+}
+
+/// Whether nobody can be taken for the server. `require` encrypts for whoever answers.
+fn verifies(options: &PgConnectOptions) -> bool {
+    matches!(
+        options.get_ssl_mode(),
+        PgSslMode::VerifyCa | PgSslMode::VerifyFull
+    )
+}
+
+/// Whether the connection leaves this machine for nobody to listen in: a socket, or loopback.
+fn is_here(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    let ip = host.trim_start_matches('[').trim_end_matches(']');
+    let ip: Result<IpAddr, _> = ip.parse();
+    options.get_socket().is_some()
+        // As `PGHOST` names a folder of sockets.
+        || host.starts_with('/')
+        || host == "localhost"
+        || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// Whether the URL itself says how the connection is secured.
+fn says_mode(url: &str) -> bool {
+    let parameters = url.split_once('?').map_or("", |(_, behind)| behind);
+    let mut names = parameters
+        .split('&')
+        .filter_map(|one| Some(one.split_once('=')?.0));
+    names.any(|name| matches!(name, "sslmode" | "ssl-mode"))
 }
 
 impl fmt::Display for Database {
@@ -165,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_database_is_shown_without_its_password() {
-        let url = "postgresql://me:very%20secret@db.example:6432/jobs?sslmode=require";
+        let url = "postgresql://me:very%20secret@db.example:6432/jobs?sslmode=verify-full";
         let database: Database = url.parse().expect("a database");
         assert_eq!(
             database.to_string(),
@@ -175,6 +222,40 @@ mod tests {
         assert_eq!(format!("{database:?}"), database.to_string());
         let local: Database = "postgres://me@%2Frun%2Fpg/jobs".parse().expect("a socket");
         assert_eq!(local.to_string(), "postgres://me@/run/pg/jobs");
+    }
+
+    #[test]
+    fn a_server_on_another_machine_shows_who_it_is_unless_that_is_waived_in_so_many_words() {
+        let database = |host: &str, mode: &str, is_insecure| {
+            let url = format!("postgres://me:secret@{host}/jobs{mode}");
+            Database::new(&url, is_insecure)
+        };
+        let here = ["localhost", "127.0.0.2:6432", "[::1]", "%2Frun%2Fpg"];
+        let modes = ["", "?sslmode=require", "?sslmode=disable"];
+        for host in here {
+            for mode in modes {
+                assert!(database(host, mode, false).is_ok(), "{host}{mode}");
+            }
+        }
+        for host in ["db.example", "192.0.2.1:6432", "localhost.example"] {
+            for mode in ["?sslmode=verify-full", "?ssl-mode=verify-ca"] {
+                assert!(database(host, mode, false).is_ok(), "{host}{mode}");
+            }
+            for mode in modes {
+                let fault = database(host, mode, false).expect_err(mode);
+                let text = fault.to_string();
+                assert!(matches!(fault, StoreError::Unverified { .. }), "{text}");
+                assert!(text.contains("sslmode=verify-full"), "{text}");
+                assert!(text.contains("--insecure-database"), "{text}");
+                assert!(!text.contains("secret"), "{text}");
+            }
+            // Consent to what nobody has named is none.
+            assert!(database(host, "", true).is_err(), "{host}");
+            assert!(database(host, "?sslrootcert=sslmode", true).is_err());
+            assert!(database(host, "?a=b&sslmode=require", true).is_ok());
+        }
+        let moved = "postgres://me@localhost/jobs?host=db.example";
+        assert!(Database::from_str(moved).is_err(), "a host behind the URL");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use qlora_engine::{Job, JobId};
 
-use super::database::{Database, Readers};
+use super::database::{Database, PATIENCE, Readers, within};
 use super::fault::not_read;
 use super::jobs;
 use super::leadership::{Leadership, Watched};
@@ -112,6 +112,25 @@ impl JobStore for PostgresStore {
         let mut transaction = self.writer.begin().await?;
         let entries = transaction.apply(writes).await?;
         transaction.commit(entries).await
+    }
+
+    /// It holds the epoch in a transaction of its own, for whose end the next leader waits. The server
+    /// ends one that is idle for longer than [`PATIENCE`].
+    async fn while_leading<T: Send>(
+        &self,
+        act: impl Future<Output = T> + Send,
+    ) -> Result<T, StoreError> {
+        self.leadership.check()?;
+        let mut held = self.read(self.readers.pool.begin()).await?;
+        let asked = sqlx::query_scalar("SELECT epoch FROM leader FOR SHARE").fetch_one(&mut *held);
+        let found: i64 = self.read(asked).await?;
+        if found != self.leadership.epoch {
+            return Err(self.leadership.deposed(found));
+        }
+        let done = within(PATIENCE, async { Ok(act.await) }).await;
+        // Whatever becomes of it: it has changed nothing.
+        let _ = self.read(held.rollback()).await;
+        done.map_err(|e| self.unread(e))
     }
 
     async fn load(&self) -> Result<Stored, StoreError> {

@@ -1,0 +1,72 @@
+//! Which artifacts somebody is about to refer to, and which are about to go: never both.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::digest::Digest256;
+
+#[derive(Clone, Default)]
+pub(super) struct Marks(Arc<Mutex<HashMap<Digest256, Mark>>>);
+
+enum Mark {
+    /// By so many.
+    Claimed(usize),
+    Going,
+}
+
+/// Keeps an artifact from being removed until this is dropped: whoever refers to it does so before.
+pub struct Claim(Held);
+
+/// Keeps an artifact from being claimed until this is dropped.
+pub(super) struct Going(Held);
+
+struct Held {
+    marks: Marks,
+    digest: Digest256,
+}
+
+impl Marks {
+    /// None while it goes.
+    pub fn claim(&self, digest: &Digest256) -> Option<Claim> {
+        let mut all = self.all();
+        match all.entry(digest.clone()).or_insert(Mark::Claimed(0)) {
+            Mark::Claimed(by) => *by += 1,
+            Mark::Going => return None,
+        }
+        Some(Claim(self.held(digest)))
+    }
+
+    /// None while it is claimed, or goes already.
+    pub fn go(&self, digest: &Digest256) -> Option<Going> {
+        let mut all = self.all();
+        if all.contains_key(digest) {
+            return None;
+        }
+        all.insert(digest.clone(), Mark::Going);
+        Some(Going(self.held(digest)))
+    }
+
+    fn held(&self, digest: &Digest256) -> Held {
+        Held {
+            marks: self.clone(),
+            digest: digest.clone(),
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Digest256, Mark>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut all = self.marks.all();
+        if let Some(Mark::Claimed(by)) = all.get_mut(&self.digest)
+            && *by > 1
+        {
+            *by -= 1;
+        } else {
+            all.remove(&self.digest);
+        }
+    }
+}
