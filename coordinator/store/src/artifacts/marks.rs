@@ -15,10 +15,10 @@ enum Mark {
 }
 
 /// Keeps an artifact from being removed until this is dropped: whoever refers to it does so before.
-pub struct Claim(Held);
+pub struct Claim(#[expect(dead_code, reason = "held to be dropped")] Held);
 
 /// Keeps an artifact from being claimed until this is dropped.
-pub(super) struct Going(Held);
+pub(super) struct Going(#[expect(dead_code, reason = "held to be dropped")] Held);
 
 struct Held {
     marks: Marks,

@@ -150,7 +150,8 @@ impl Database {
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
         let shown = format!("postgres://{}@{host}/{name}", options.get_username());
-        if !verifies(&options) && !is_here(&options) && !(is_insecure && says_mode(url)) {
+        let is_agreed = is_insecure && says_mode(url);
+        if !(verifies(&options) || is_here(&options) || is_agreed) {
             return Err(StoreError::Unverified { place: shown });
         }
         let options = options
