@@ -61,7 +61,7 @@ pub(crate) fn run<S: Strategy>(
             },
             ..Config::default()
         };
-        match TestRunner::new(config).run(strategy, &one) {
+        match TestRunner::new(config).run(strategy, one) {
             Ok(()) => {}
             Err(TestError::Fail(reason, smallest)) => return Err((reason.to_string(), smallest)),
             Err(TestError::Abort(reason)) => panic!("no inputs: {reason}"),
