@@ -29,8 +29,8 @@ use tokio::time::Instant;
 
 use self::awake::{Awake, Missed};
 use self::batch::{Answer, Batch, Released, Reply};
-pub use self::handle::Handle;
 use self::handle::{BROADCAST, Command, Shared};
+pub use self::handle::{Handle, Records};
 use self::trouble::Trouble;
 pub use self::waiter::Waiter;
 use crate::clock::now;
@@ -38,7 +38,7 @@ use crate::error::CallError;
 use crate::names;
 
 /// Events that are stored in one transaction at the most.
-const BATCH: usize = 256;
+const BATCH: usize = 1024;
 /// Journal entries that wait for room at the most; older ones go.
 const UNWRITTEN: usize = 1000;
 /// While leases are watched, the driver looks about at least so often: what it is late by, it stood
@@ -106,6 +106,7 @@ impl<S: JobStore> Driver<S> {
             waiters: Mutex::default(),
             unreadable: Mutex::default(),
             coordinator_id,
+            limits,
         });
         let mut driver = Self {
             engine,
@@ -213,22 +214,22 @@ impl<S: JobStore> Driver<S> {
             match command {
                 // Before any event of the batch: what these lead to is not durable yet.
                 Command::Read(look) => look(&self.engine),
-                Command::Forget { event } => events.push((event, Vec::new(), None, None)),
+                Command::Forget { event } => events.push((event, Records::default(), None, None)),
                 Command::Event {
                     event,
-                    attached,
+                    records,
                     by,
                     reply,
-                } => events.push((event, attached, by, Some(reply))),
+                } => events.push((event, records, by, Some(reply))),
             }
         }
-        for (event, attached, by, reply) in events {
+        for (event, records, by, reply) in events {
             if let Err(fault) = recall(&mut self.engine, &*self.store, &event).await {
                 self.refuse(reply, fault);
                 continue;
             }
             let again = needs_no_store(&event).then(|| event.clone());
-            let response = self.one(event, attached, by.as_ref(), &mut batch);
+            let response = self.one(event, records, by.as_ref(), &mut batch);
             batch.answers.push(Answer {
                 reply,
                 response,
@@ -240,7 +241,7 @@ impl<S: JobStore> Driver<S> {
             .until()
             .is_none_or(|pause| pause <= Instant::now())
         {
-            self.one(Event::Tick, Vec::new(), None, &mut batch);
+            self.one(Event::Tick, Records::default(), None, &mut batch);
         }
         self.collect(&mut batch);
         batch
@@ -270,14 +271,14 @@ impl<S: JobStore> Driver<S> {
     fn one(
         &mut self,
         event: Event,
-        attached: Vec<Write>,
+        records: Records,
         by: Option<&By>,
         batch: &mut Batch,
     ) -> Response {
         let now = now();
         let (response, effects) = self.engine.handle(now, event);
-        if matches!(response, Response::Batch { is_new: true, .. }) {
-            batch.writes.extend(attached);
+        if let Response::Batch { job, is_new: true } = response {
+            batch.writes.extend(records.writes(job));
         }
         for effect in effects {
             match effect {
@@ -406,7 +407,7 @@ impl<S: JobStore> Driver<S> {
     /// Handles an event on what is durable; none where it would change a job.
     fn unstored(&mut self, event: Event) -> Option<Response> {
         let mut alone = Batch::default();
-        let response = self.one(event, Vec::new(), None, &mut alone);
+        let response = self.one(event, Records::default(), None, &mut alone);
         if !alone.dirty.is_empty() {
             self.engine.take_back(now());
             return None;

@@ -91,6 +91,12 @@ impl Attempt {
         self.holding().map(|(worker, ..)| worker)
     }
 
+    /// All that take part or did, in the order of ranks.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = &str> {
+        let others = self.others.iter().map(|member| member.worker.as_str());
+        std::iter::once(self.worker.as_str()).chain(others)
+    }
+
     /// Names, instances and sessions of the holders.
     pub(crate) fn holding(&self) -> impl Iterator<Item = (&str, &str, Option<SessionId>)> {
         let open = self.end.is_none();

@@ -62,7 +62,7 @@ pub use job::{
     JobState, Stop,
 };
 pub use number::Number;
-pub use placement::{Verdict, suitable, verdict};
+pub use placement::{Verdict, fits, suitable, verdict};
 pub use progress::{CallScores, Progress, Sample, Scores};
 pub use prune::{Prune, Pruned};
 pub use worker::{DeviceClass, Drain, Needs, Platform, Worker};

@@ -11,65 +11,90 @@ pub struct Verdict {
     pub reason: String,
 }
 
-impl Verdict {
-    fn no(reason: String) -> Self {
-        Self {
-            fits: false,
-            reason,
-        }
-    }
+/// What keeps a job from a worker.
+enum Obstacle<'a> {
+    SetAside(String),
+    Device(DeviceClass),
+    FlashAttention,
+    /// The label's name, what it has to be, and what it is.
+    Label(&'a str, &'a str, Option<&'a str>),
+    /// Bytes that are needed, and those that may be used.
+    Memory(u64, u64),
+    HostMemory,
+}
+
+/// Whether `worker` can take a job, by what it is and not by whether it is busy: as [`verdict`] says,
+/// without the words. Placement asks it of many workers.
+pub fn fits(needs: &Needs, worker: &Worker) -> bool {
+    obstacle(needs, worker).is_none()
 }
 
 /// Judges `worker` by what it is, not by whether it is busy.
 pub fn verdict(needs: &Needs, worker: &Worker) -> Verdict {
+    match obstacle(needs, worker) {
+        Some(obstacle) => Verdict {
+            fits: false,
+            reason: obstacle.reason(needs, worker),
+        },
+        None => Verdict {
+            fits: true,
+            reason: readiness(needs, worker),
+        },
+    }
+}
+
+fn obstacle<'a>(needs: &'a Needs, worker: &'a Worker) -> Option<Obstacle<'a>> {
     let platform = &worker.platform;
     if let Some(reason) = worker.set_aside() {
-        return Verdict::no(reason);
+        return Some(Obstacle::SetAside(reason));
     }
     if let Some(device) = needs.device.filter(|&d| d != platform.device) {
-        return Verdict::no(format!(
-            "needs a {} device, {} has {}",
-            device.word(),
-            worker.name,
-            platform.device.word()
-        ));
+        return Some(Obstacle::Device(device));
     }
     if needs.flash_attention && !platform.flash_attention {
-        return Verdict::no(format!("needs flash attention, {} has none", worker.name));
+        return Some(Obstacle::FlashAttention);
     }
     for (key, wanted) in &needs.labels {
-        match platform.labels.get(key) {
-            Some(found) if found == wanted => {}
-            Some(found) => {
-                return Verdict::no(format!(
-                    "needs label {key}={wanted}, {} has {key}={found}",
-                    worker.name
-                ));
-            }
-            None => {
-                return Verdict::no(format!(
-                    "needs label {key}={wanted}, {} does not carry {key}",
-                    worker.name
-                ));
-            }
+        let found = platform.labels.get(key);
+        if found != Some(wanted) {
+            return Some(Obstacle::Label(key, wanted, found.map(String::as_str)));
         }
     }
     if let Some(&bytes) = needs.memory.get(&platform.device) {
         let usable = (platform.device_memory as f64 * needs.memory_fraction.unwrap_or(1.0)) as u64;
         if bytes > usable {
-            return Verdict::no(does_not_fit(bytes, usable, needs, worker));
+            return Some(Obstacle::Memory(bytes, usable));
         }
     }
-    if platform.device == DeviceClass::Cuda && needs.host_memory > platform.memory {
-        let (wanted, there) = (gib(needs.host_memory), gib(platform.memory));
-        return Verdict::no(format!(
-            "needs {wanted:.1} GiB of host memory beside its GPU, {} has {there:.1}",
-            worker.name
-        ));
-    }
-    Verdict {
-        fits: true,
-        reason: readiness(needs, worker),
+    let is_short = platform.device == DeviceClass::Cuda && needs.host_memory > platform.memory;
+    is_short.then_some(Obstacle::HostMemory)
+}
+
+impl Obstacle<'_> {
+    fn reason(self, needs: &Needs, worker: &Worker) -> String {
+        let name = &worker.name;
+        match self {
+            Self::SetAside(reason) => reason,
+            Self::Device(device) => format!(
+                "needs a {} device, {name} has {}",
+                device.word(),
+                worker.platform.device.word()
+            ),
+            Self::FlashAttention => format!("needs flash attention, {name} has none"),
+            Self::Label(key, wanted, Some(found)) => {
+                format!("needs label {key}={wanted}, {name} has {key}={found}")
+            }
+            Self::Label(key, wanted, None) => {
+                format!("needs label {key}={wanted}, {name} does not carry {key}")
+            }
+            Self::Memory(bytes, usable) => does_not_fit(bytes, usable, needs, worker),
+            Self::HostMemory => {
+                let (wanted, there) = (gib(needs.host_memory), gib(worker.platform.memory));
+                format!(
+                    "needs {wanted:.1} GiB of host memory beside its GPU, {name} has {there:.1}"
+                )
+            }
+        }
     }
 }
 
@@ -93,7 +118,7 @@ pub(crate) fn candidates<'a>(
 ) -> impl Iterator<Item = &'a Worker> {
     all.filter(|w| {
         let there = w.name != first.name && w.connected && w.takes_work();
-        there && w.platform.device == first.platform.device && verdict(needs, w).fits
+        there && w.platform.device == first.platform.device && fits(needs, w)
     })
 }
 
@@ -152,7 +177,11 @@ pub(crate) fn by_preference<'a>(
     workers: impl Iterator<Item = &'a Worker> + Clone,
 ) -> impl Iterator<Item = &'a Worker> {
     let others = workers.clone().filter(move |w| !w.has_model_for(needs));
-    workers
+    // A job that names no model prefers nobody: to ask all of them would be in vain.
+    let preferred = needs.model.is_some().then_some(workers);
+    preferred
+        .into_iter()
+        .flatten()
         .filter(move |w| w.has_model_for(needs))
         .chain(others)
 }

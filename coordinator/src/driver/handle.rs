@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use qlora_engine::{Engine, Event, JobId, Response, SessionId};
-use qlora_store::{By, Write};
+use qlora_engine::{Engine, Event, JobId, Limits, Response, SessionId};
+use qlora_store::{By, LogRecord, MetricRecord, Write};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::waiter::Waiter;
@@ -19,7 +19,7 @@ type Read = Box<dyn FnOnce(&Engine) + Send>;
 pub(super) enum Command {
     Event {
         event: Event,
-        attached: Vec<Write>,
+        records: Records,
         by: Option<By>,
         reply: oneshot::Sender<Result<Response, CallError>>,
     },
@@ -27,6 +27,23 @@ pub(super) enum Command {
         event: Event,
     },
     Read(Read),
+}
+
+/// What a worker reports beside the progress of its job.
+#[derive(Debug, Default)]
+pub struct Records {
+    pub points: Vec<MetricRecord>,
+    pub lines: Vec<LogRecord>,
+}
+
+impl Records {
+    /// What is written for them; nothing where there are none.
+    pub(super) fn writes(self, job: JobId) -> impl Iterator<Item = Write> {
+        let Self { points, lines } = self;
+        let points = (!points.is_empty()).then_some(Write::Metrics { job, points });
+        let lines = (!lines.is_empty()).then_some(Write::Logs { job, lines });
+        points.into_iter().chain(lines)
+    }
 }
 
 /// Talks to the driver; cheap to clone.
@@ -43,38 +60,36 @@ pub(super) struct Shared {
     /// Jobs that are set aside because they cannot be read, and why.
     pub unreadable: Mutex<BTreeMap<JobId, String>>,
     pub coordinator_id: String,
+    pub limits: Limits,
 }
 
 impl Handle {
     /// Gives an event to the engine and waits until its effects are durable.
     pub async fn event(&self, event: Event) -> Result<Response, CallError> {
-        self.send(event, Vec::new(), None).await
+        self.send(event, Records::default(), None).await
     }
 
     /// As [`Self::event`], asked for `by` somebody.
     pub async fn event_by(&self, event: Event, by: Option<By>) -> Result<Response, CallError> {
-        self.send(event, Vec::new(), by).await
+        self.send(event, Records::default(), by).await
     }
 
-    /// As [`Self::event`]; `attached` is stored with it if the engine takes it for new.
-    pub async fn event_with(
-        &self,
-        event: Event,
-        attached: Vec<Write>,
-    ) -> Result<Response, CallError> {
-        self.send(event, attached, None).await
+    /// As [`Self::event`], of a report; `records` are stored with it, as those of the job of its
+    /// attempt, if the engine takes it for new.
+    pub async fn event_with(&self, event: Event, records: Records) -> Result<Response, CallError> {
+        self.send(event, records, None).await
     }
 
     async fn send(
         &self,
         event: Event,
-        attached: Vec<Write>,
+        records: Records,
         by: Option<By>,
     ) -> Result<Response, CallError> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Event {
             event,
-            attached,
+            records,
             by,
             reply,
         };
@@ -105,6 +120,11 @@ impl Handle {
             .await
             .map_err(|_| CallError::Stopping)?;
         answer.await.map_err(|_| CallError::Stopping)
+    }
+
+    /// How long the engine waits and how much it takes; they never change.
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
     }
 
     /// Which coordinator this is, for as long as its database lasts.

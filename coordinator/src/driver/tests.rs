@@ -200,23 +200,25 @@ async fn a_worker_that_was_restarted_while_nothing_can_be_stored_is_asked_to_com
 /// took.
 async fn life(store: &Arc<Failing>) -> u64 {
     let driver = start(store).await;
-    let again = async |event: &dyn Fn() -> (Event, Vec<Write>)| {
+    let again = async |event: &dyn Fn() -> (Event, Records)| {
         loop {
-            let (event, attached) = event();
-            match driver.event_with(event, attached).await {
+            let (event, records) = event();
+            match driver.event_with(event, records).await {
                 Err(CallError::NotDurable(_)) => {}
                 other => return other.unwrap_or_else(|e| panic!("{e}")),
             }
         }
     };
-    let Response::Registered { session } = again(&|| (register("a"), Vec::new())).await else {
+    let Response::Registered { session } = again(&|| (register("a"), Records::default())).await
+    else {
         panic!("no session")
     };
-    let Response::Submitted { job, .. } = again(&|| (submit("x", Some("k")), Vec::new())).await
+    let Response::Submitted { job, .. } =
+        again(&|| (submit("x", Some("k")), Records::default())).await
     else {
         panic!("no job")
     };
-    let run = again(&|| (sync(session, None), Vec::new())).await;
+    let run = again(&|| (sync(session, None), Records::default())).await;
     let Response::Wanted(Wanted::Run { token, .. }) = run else {
         panic!("{run:?}")
     };
@@ -229,18 +231,16 @@ async fn life(store: &Arc<Failing>) -> u64 {
             values,
         };
         again(&|| {
-            (
-                report(session, token, batch),
-                vec![Write::Metrics {
-                    job,
-                    points: vec![point.clone()],
-                }],
-            )
+            let records = Records {
+                points: vec![point.clone()],
+                ..Records::default()
+            };
+            (report(session, token, batch), records)
         })
         .await;
     }
-    again(&|| (checkpoint(session, token, 1), Vec::new())).await;
-    again(&|| (finish(session, token), Vec::new())).await;
+    again(&|| (checkpoint(session, token, 1), Records::default())).await;
+    again(&|| (finish(session, token), Records::default())).await;
 
     let stored = store.load().await.expect("jobs");
     assert_eq!((stored.jobs.len(), stored.ended.len()), (0, 1));

@@ -1,7 +1,8 @@
 //! Explains in words why a job is in its state, and how it fits each worker.
 
 use qlora_engine::{
-    DeviceClass, Drain, Engine, Job, JobState, Now, Outcome, Reservation, Worker, suitable, verdict,
+    DeviceClass, Drain, Engine, Job, JobState, Now, Outcome, Reservation, Worker, fits, suitable,
+    verdict,
 };
 use qlora_proto::words::duration;
 use qlora_proto::{ExplainResponse, WorkerVerdict};
@@ -202,9 +203,7 @@ fn waiting(engine: &Engine, job: &Job) -> String {
 
 /// Why no worker could take `job` even if all were free.
 fn none_ready(engine: &Engine, job: &Job) -> String {
-    let suitable = engine
-        .workers()
-        .filter(|w| verdict(&job.spec.needs, w).fits);
+    let suitable = engine.workers().filter(|w| fits(&job.spec.needs, w));
     not_ready(&suitable.map(|w| w.connected).collect::<Vec<_>>())
 }
 
@@ -233,7 +232,7 @@ fn verb(n: usize, one: &str, many: &str) -> String {
 
 /// How many connected workers of one device class fit, of the class that has most.
 fn most_of_one_kind(engine: &Engine, job: &Job) -> usize {
-    let fits = |w: &&Worker| w.connected && w.takes_work() && verdict(&job.spec.needs, w).fits;
+    let fits = |w: &&Worker| w.connected && w.takes_work() && fits(&job.spec.needs, w);
     let of = |class: DeviceClass| {
         engine
             .workers()

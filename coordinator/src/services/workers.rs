@@ -9,13 +9,13 @@ use qlora_engine::{Event, SessionId, Token, Wanted};
 use qlora_proto::synchronize_response::Wanted as WireWanted;
 use qlora_proto::worker_service_server::WorkerService;
 use qlora_proto::*;
-use qlora_store::{By, JobStore, Write};
+use qlora_store::{By, JobStore};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{Services, or_by_user};
 use crate::clock::now;
-use crate::driver::{Handle, Waiter};
+use crate::driver::{Handle, Records, Waiter};
 use crate::error::CallError;
 use crate::{caller, convert, names};
 
@@ -63,7 +63,7 @@ impl<S: JobStore> WorkerService for Services<S> {
             platform: Box::new(convert::platform_in(platform)?),
             running: convert::token_in(own.map_or(request.running_token, |held| held.token)),
         };
-        let lease_ms = self.lease_ms().await?;
+        let lease_ms = self.driver.limits().lease as u32;
         let answer = self.driver.event(event).await;
         let answer = answer.map_err(|refused| refused_registration(refused, lease_ms))?;
         let domain::Response::Registered { session } = answer else {
@@ -86,7 +86,7 @@ impl<S: JobStore> WorkerService for Services<S> {
         let caller = caller::of(request.extensions()).cloned();
         let request = request.into_inner();
         let session = convert::session_in(request.session);
-        let lease_ms = self.lease_ms().await?;
+        let lease_ms = self.driver.limits().lease as u32;
         let hold = Duration::from_millis(request.wait_ms.into())
             .min(LONGEST_HOLD)
             .min(Duration::from_millis(u64::from(lease_ms) / 2));
@@ -123,18 +123,12 @@ impl<S: JobStore> WorkerService for Services<S> {
     ) -> Result<Response<ReportResponse>, Status> {
         let request = request.into_inner();
         let (session, token) = (convert::session_in(request.session), Token(request.token));
-        let job = self.job_of(session, token).await?;
-        let points = request
-            .metrics
-            .into_iter()
-            .map(convert::metric_in)
-            .collect();
-        let lines = request
-            .logs
-            .into_iter()
-            .map(|l| convert::log_in(l, token))
-            .collect();
-        let attached = vec![Write::Metrics { job, points }, Write::Logs { job, lines }];
+        let points = request.metrics.into_iter().map(convert::metric_in);
+        let lines = request.logs.into_iter();
+        let records = Records {
+            points: points.collect(),
+            lines: lines.map(|line| convert::log_in(line, token)).collect(),
+        };
         let progress = request.progress.map(|p| Box::new(convert::progress_in(p)));
         self.driver
             .event_with(
@@ -144,7 +138,7 @@ impl<S: JobStore> WorkerService for Services<S> {
                     batch: request.batch,
                     progress,
                 },
-                attached,
+                records,
             )
             .await?;
         Ok(Response::new(ReportResponse {}))
@@ -355,12 +349,6 @@ impl Drop for Left {
 }
 
 impl<S: JobStore> Services<S> {
-    async fn lease_ms(&self) -> Result<u32, CallError> {
-        self.driver
-            .read(|engine| engine.limits().lease as u32)
-            .await
-    }
-
     /// The worker `name` after `event`, which changes it.
     async fn change_worker(
         &self,

@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use qlora_engine::{Drain, Job, JobId, JobSpec, JobState, Millis, Number, Reserved, Token};
+use qlora_engine::{
+    Artifact, Attempt, Drain, Job, JobId, JobSpec, JobState, Millis, Number, Progress, Pruned,
+    Reserved, Token,
+};
+use serde::Serialize;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
@@ -296,9 +300,52 @@ pub(super) fn split(job: &Job) -> Result<(String, String), StoreError> {
         source,
     };
     let spec = serde_json::to_string(&job.spec).map_err(unwritable)?;
-    let mut body = serde_json::to_value(job).map_err(unwritable)?;
-    if let Some(body) = body.as_object_mut() {
-        body.remove("spec");
+    let body = serde_json::to_string(&Body::of(job)).map_err(unwritable)?;
+    Ok((spec, body))
+}
+
+/// A job without its `spec`.
+#[derive(Serialize)]
+struct Body<'a> {
+    id: JobId,
+    state: &'a JobState,
+    attempts: &'a [Attempt],
+    failures: u32,
+    lost_in_a_row: u32,
+    progress: &'a Progress,
+    artifacts: &'a [Artifact],
+    created: Millis,
+    pruned: &'a Pruned,
+    waits_for: &'a [JobId],
+}
+
+impl<'a> Body<'a> {
+    fn of(job: &'a Job) -> Self {
+        // Named one by one, so that a new field of a job is not left out.
+        let Job {
+            id,
+            spec: _,
+            state,
+            attempts,
+            failures,
+            lost_in_a_row,
+            progress,
+            artifacts,
+            created,
+            pruned,
+            waits_for,
+        } = job;
+        Self {
+            id: *id,
+            state,
+            attempts,
+            failures: *failures,
+            lost_in_a_row: *lost_in_a_row,
+            progress,
+            artifacts,
+            created: *created,
+            pruned,
+            waits_for,
+        }
     }
-    Ok((spec, body.to_string()))
 }

@@ -4,16 +4,22 @@ pub const USAGE: &str = "\
 cargo bench -p qlora-tests -- [MODE] [NAME=NUMBER...]
   dispatch  jobs=5000 workers=32 submitters=32 single=500
             jobs that do nothing: dispatches a second, submit to start, CPU time a job, memory
+  stamp     jobs=5000 workers=4 submitters=8 single=300
+            the same with a process for each job, which notes when it began
   fleet     workers=1000 seconds=60
             connected workers, each of which runs a job and reports one step a second
   finished  jobs=100000 lists=50
-            a coordinator that starts over ended jobs: time, lists, memory";
+            a coordinator that starts over ended jobs: time, lists, memory
+  engine    most=10000 times=500
+            the engine alone: an event as workers and waiting jobs grow";
 
 /// The default mode is `dispatch`.
 pub enum Mode {
     Dispatch(Dispatch),
+    Stamp(Stamp),
     Fleet(Fleet),
     Finished(Finished),
+    Growth(Growth),
 }
 
 pub struct Dispatch {
@@ -21,6 +27,14 @@ pub struct Dispatch {
     pub workers: usize,
     pub submitters: usize,
     /// Jobs that are submitted one by one to an idle worker.
+    pub single: usize,
+}
+
+/// As [`Dispatch`], with a process for each job.
+pub struct Stamp {
+    pub jobs: usize,
+    pub workers: usize,
+    pub submitters: usize,
     pub single: usize,
 }
 
@@ -33,6 +47,14 @@ pub struct Finished {
     pub jobs: u64,
     /// How often each list is asked for.
     pub lists: usize,
+}
+
+/// The engine alone.
+pub struct Growth {
+    /// Workers or waiting jobs at the most.
+    pub most: usize,
+    /// Events of each kind.
+    pub times: usize,
 }
 
 impl Mode {
@@ -50,6 +72,12 @@ impl Mode {
                 submitters: settings.take("submitters", 32) as usize,
                 single: settings.take("single", 500) as usize,
             }),
+            Some("stamp") => Self::Stamp(Stamp {
+                jobs: settings.take("jobs", 5000) as usize,
+                workers: settings.take("workers", 4) as usize,
+                submitters: settings.take("submitters", 8) as usize,
+                single: settings.take("single", 300) as usize,
+            }),
             Some("fleet") => Self::Fleet(Fleet {
                 workers: settings.take("workers", 1000) as usize,
                 seconds: settings.take("seconds", 60),
@@ -57,6 +85,10 @@ impl Mode {
             Some("finished") => Self::Finished(Finished {
                 jobs: settings.take("jobs", 100_000),
                 lists: settings.take("lists", 50) as usize,
+            }),
+            Some("engine") => Self::Growth(Growth {
+                most: settings.take("most", 10_000) as usize,
+                times: settings.take("times", 500) as usize,
             }),
             Some(other) => return Err(format!("there is no mode {other}")),
         };

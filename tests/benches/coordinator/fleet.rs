@@ -175,7 +175,13 @@ async fn measure(
     report.row("reports acknowledged", made as f64, "");
     report.row("reports never made", (due - made as f64).max(0.0), "");
     let seconds = begin.elapsed().as_secs_f64();
-    report.row("CPU", (cpu(pid) - before) / seconds, "cores");
+    let took = cpu(pid) - before;
+    report.row("CPU", took / seconds, "cores");
+    report.row(
+        "CPU time a report",
+        took * 1000.0 / made.max(1) as f64,
+        "ms",
+    );
     report.row("memory, most", most.max(memory(pid)), "MiB");
     // A queue that grows shows as a last stretch that is slower than the first.
     if let Some(first) = all.first_mut() {

@@ -1,15 +1,17 @@
 //! `cargo bench -p qlora-tests -- MODE`: what the coordinator itself takes.
 //!
 //! The coordinator is the real program on a disk of its own. Workers speak the real protocol over
-//! loopback, and no process is started for a job, so that the figures are the coordinator's own.
-//! What is measured is printed as one JSON object a line, and at the end as a table.
+//! loopback. But for one mode no process is started for a job, so that the figures are the
+//! coordinator's own. What is measured is printed as one JSON object a line, and at the end as a table.
 
 mod arguments;
 mod dispatch;
+mod engine;
 mod finished;
 mod fleet;
 mod process;
 mod report;
+mod stamp;
 mod worker;
 
 use arguments::{Mode, USAGE};
@@ -28,6 +30,8 @@ async fn main() {
     match mode {
         Mode::Dispatch(wanted) => dispatch::run(wanted, &mut report).await,
         Mode::Fleet(wanted) => fleet::run(wanted, &mut report).await,
+        Mode::Stamp(wanted) => stamp::run(wanted, &mut report).await,
+        Mode::Growth(wanted) => engine::run(&wanted, &mut report),
         Mode::Finished(wanted) => finished::run(wanted, &mut report).await,
     }
     report.print_table();

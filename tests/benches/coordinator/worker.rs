@@ -75,12 +75,13 @@ impl Worker {
     }
 }
 
-/// Submits a job that does nothing.
-pub async fn submit(client: &mut Client) {
+/// Submits a job that does nothing; its number.
+pub async fn submit(client: &mut Client) -> u64 {
     let request = SubmitRequest {
         kind: JobKind::Noop.into(),
         name: "noop".into(),
         ..SubmitRequest::default()
     };
-    client.jobs.submit(request).await.expect("a job");
+    let answer = client.jobs.submit(request).await.expect("a job");
+    answer.into_inner().job.expect("the job").id
 }

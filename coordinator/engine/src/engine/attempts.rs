@@ -217,17 +217,12 @@ impl Engine {
 
     /// The worker `name` holds the attempt `token` no more; whether it did.
     fn release(&mut self, name: &str, token: Token) -> bool {
-        match self
-            .workers
-            .get_mut(name)
-            .filter(|w| w.assigned == Some(token))
-        {
-            Some(worker) => {
-                worker.assigned = None;
-                true
-            }
-            None => false,
-        }
+        let holder = self.workers.get_mut(name);
+        let Some(mut worker) = holder.filter(|w| w.assigned == Some(token)) else {
+            return false;
+        };
+        worker.assigned = None;
+        true
     }
 
     /// Ends the attempt `token` of job `id` and moves the job on.
@@ -245,7 +240,7 @@ impl Engine {
         };
         let outcome = ending.outcome;
         self.running.remove(&token);
-        self.time_limits.remove(&token);
+        self.time_limits.set(&token, None);
         self.release_all(id, token, effects);
         let limits = self.limits;
         let ended = self.move_on(id, |job| {
@@ -296,12 +291,10 @@ impl Engine {
         let Some(done) = job.attempt(token) else {
             return;
         };
-        for worker in self
-            .workers
-            .values_mut()
-            .filter(|w| done.rank(&w.name).is_some())
-        {
-            worker.attributed.clear();
+        for name in done.workers() {
+            if let Some(mut worker) = self.workers.get_mut(name) {
+                worker.attributed.clear();
+            }
         }
         let failed = |a: &&Attempt| {
             a.size() == 1
@@ -315,7 +308,7 @@ impl Engine {
             .filter(failed)
             .filter(|a| done.rank(&a.worker).is_none())
         {
-            let Some(worker) = self.workers.get_mut(&attempt.worker) else {
+            let Some(mut worker) = self.workers.get_mut(&attempt.worker) else {
                 continue;
             };
             let was = worker.set_aside().is_some();

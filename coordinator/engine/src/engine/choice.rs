@@ -7,7 +7,7 @@ use super::state::Engine;
 use crate::attempt::{Attempt, Outcome};
 use crate::ids::{JobId, Now};
 use crate::job::{Job, JobState};
-use crate::placement::{ProcessGroup, process_group, verdict};
+use crate::placement::{ProcessGroup, fits, process_group};
 use crate::worker::Worker;
 
 /// What a worker that asks for work is to do.
@@ -46,7 +46,7 @@ impl Engine {
     /// Jobs that may start now and fit `worker`, but for those that wait for another one, in their
     /// order.
     fn offered<'a>(&'a self, now: Now, worker: &'a Worker) -> impl Iterator<Item = &'a Job> {
-        self.startable(now, |needs| verdict(needs, worker).fits)
+        self.startable(now, |needs| fits(needs, worker))
             .filter(move |job| !self.goes_elsewhere(now, job, worker))
     }
 
@@ -98,7 +98,7 @@ impl Engine {
             other.connected
                 && other.takes_work()
                 && !failed_on(other)
-                && verdict(&job.spec.needs, other).fits
+                && fits(&job.spec.needs, other)
         };
         let waits =
             job.spec.needs.workers <= 1 && now.steady < not_before.plus(self.limits.elsewhere);

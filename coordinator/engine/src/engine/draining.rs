@@ -25,7 +25,7 @@ impl Engine {
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
         let known = self.drains().get(name);
-        if known.is_none() && !self.workers.contains_key(name) {
+        if known.is_none() && !self.workers.contains(name) {
             return Err(Refusal::UnknownWorker(name.to_owned()));
         }
         let since = known.map_or(now.wall, |drain| drain.since);
@@ -71,7 +71,7 @@ impl Engine {
     ) -> Result<Response, Refusal> {
         if !self.drains().contains_key(name) {
             // Undrained once already: this is the same request again.
-            let is_known = self.workers.contains_key(name);
+            let is_known = self.workers.contains(name);
             let unknown = || Refusal::UnknownWorker(name.to_owned());
             return is_known.then_some(Response::Done).ok_or_else(unknown);
         }
@@ -91,7 +91,7 @@ impl Engine {
     /// The worker `name`, or the queue by its name, is drained as `drain` says, or not at all.
     pub(super) fn set_drain(&mut self, name: &str, drain: Option<Drain>, effects: &mut Effects) {
         self.drains.set(name, drain.clone());
-        if let Some(worker) = self.workers.get_mut(name) {
+        if let Some(mut worker) = self.workers.get_mut(name) {
             worker.drained = drain.clone();
         }
         effects.push(Effect::SaveDrain {
@@ -146,8 +146,8 @@ impl Engine {
 
     /// Every worker is drained or not as its operator has said.
     pub(super) fn mark_drained(&mut self) {
-        for worker in self.workers.values_mut() {
-            worker.drained = self.drains.workers().get(&worker.name).cloned();
-        }
+        let drains = self.drains.workers();
+        self.workers
+            .change_all(|worker| worker.drained = drains.get(&worker.name).cloned());
     }
 }

@@ -94,7 +94,7 @@ impl Engine {
         self.drains.take_back();
         self.mark_drained();
         for name in std::mem::take(&mut self.woken) {
-            if let Some(worker) = self.workers.get_mut(&name) {
+            if let Some(mut worker) = self.workers.get_mut(&name) {
                 worker.woken_at = None;
                 worker.waiting = worker.connected && worker.assigned.is_none();
             }
@@ -126,9 +126,9 @@ impl Engine {
                 self.sessions.remove(&worker.session);
             }
             if before.connected {
-                self.sessions.insert(before.session, name.clone());
+                self.sessions.insert(before.session, name);
             }
-            self.workers.insert(name, before);
+            self.workers.insert(before);
         }
     }
 
@@ -159,10 +159,10 @@ impl Engine {
                 self.limit_time(now, token, job.spec.time_limit, passed);
                 let until = now.steady.plus(self.limits.lease);
                 for holder in job.attempt(token).into_iter().flat_map(Attempt::holding) {
-                    let absent = || Worker::absent(holder, token, now.wall, until);
-                    self.workers
-                        .entry(holder.0.to_owned())
-                        .or_insert_with(absent);
+                    if !self.workers.contains(holder.0) {
+                        let absent = Worker::absent(holder, token, now.wall, until);
+                        self.workers.insert(absent);
+                    }
                 }
             }
             _ => {}
@@ -181,7 +181,7 @@ impl Engine {
         self.dependents.remove(&job);
         if let JobState::Running { token, .. } = job.state {
             self.running.remove(&token);
-            self.time_limits.remove(&token);
+            self.time_limits.set(&token, None);
         }
         // A job that was removed in the same batch may have it back already.
         if let Some(key) = &job.spec.idempotency_key
@@ -193,13 +193,11 @@ impl Engine {
 
     /// Gives every worker the attempt that the jobs say it holds.
     fn reassign(&mut self) {
-        for worker in self.workers.values_mut() {
-            worker.assigned = None;
-        }
+        self.workers.change_all(|worker| worker.assigned = None);
         for (&token, id) in &self.running {
             let attempt = self.jobs.get(id).and_then(|job| job.attempt(token));
             for name in attempt.into_iter().flat_map(Attempt::holders) {
-                if let Some(worker) = self.workers.get_mut(name) {
+                if let Some(mut worker) = self.workers.get_mut(name) {
                     worker.assigned = Some(token);
                     worker.waiting = false;
                 }

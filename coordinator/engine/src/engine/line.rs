@@ -8,10 +8,16 @@ use super::classes::ClassId;
 use super::share::Standing;
 use crate::ids::JobId;
 
+/// Numbers of jobs that are counted together.
+const BLOCK: u64 = 1024;
+
 /// Jobs by their number, and by their class.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     jobs: BTreeSet<JobId>,
+    /// How many jobs there are of each block of numbers, so that a place is found without a count
+    /// of all that stand before it.
+    blocks: BTreeMap<u64, usize>,
     classes: HashMap<ClassId, BTreeSet<JobId>>,
     /// Every class at its first job.
     heads: BTreeMap<JobId, ClassId>,
@@ -19,14 +25,18 @@ pub(super) struct Line {
 
 impl Line {
     pub fn insert(&mut self, id: JobId, class: ClassId) {
-        self.jobs.insert(id);
+        if self.jobs.insert(id) {
+            *self.blocks.entry(id.0 / BLOCK).or_default() += 1;
+        }
         self.change(class, |jobs| {
             jobs.insert(id);
         });
     }
 
     pub fn remove(&mut self, id: JobId, class: ClassId) {
-        self.jobs.remove(&id);
+        if self.jobs.remove(&id) {
+            self.count_out(id.0 / BLOCK);
+        }
         self.change(class, |jobs| {
             jobs.remove(&id);
         });
@@ -34,6 +44,22 @@ impl Line {
 
     pub fn jobs(&self) -> &BTreeSet<JobId> {
         &self.jobs
+    }
+
+    /// How many have smaller numbers than `id`.
+    pub fn before(&self, id: JobId) -> usize {
+        let block = id.0 / BLOCK;
+        let whole: usize = self.blocks.range(..block).map(|(_, jobs)| jobs).sum();
+        whole + self.jobs.range(JobId(block * BLOCK)..id).count()
+    }
+
+    fn count_out(&mut self, block: u64) {
+        if let Some(jobs) = self.blocks.get_mut(&block) {
+            *jobs -= 1;
+            if *jobs == 0 {
+                self.blocks.remove(&block);
+            }
+        }
     }
 
     /// Changes the jobs of a class, and keeps its place among the others.
@@ -48,6 +74,16 @@ impl Line {
             None => drop(self.classes.remove(&id)),
         }
     }
+}
+
+/// What is done with a job that comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    Take,
+    Pass,
+    /// It is passed, and with it all behind it of the same owner and priority: it is asked of some
+    /// of them again, and has to say the same.
+    PassAll,
 }
 
 /// Jobs of several lines: by where the owner of their line stands, and then by their number.
@@ -73,27 +109,46 @@ impl<'a> Walk<'a> {
         self.push_head(standing, self.lines.len() - 1);
     }
 
-    /// The next job of a class that `fits`, which is asked when the first job of one comes up.
-    pub fn next_fitting(&mut self, mut fits: impl FnMut(ClassId) -> bool) -> Option<JobId> {
+    /// The next job of a class that `fits`, which is asked when the first job of one comes up, and
+    /// whose own `turn` it is.
+    pub fn next_fitting(
+        &mut self,
+        mut fits: impl FnMut(ClassId) -> bool,
+        mut turn: impl FnMut(JobId) -> Turn,
+    ) -> Option<JobId> {
         loop {
             let Reverse((standing, id, source)) = self.next.pop()?;
+            let turn = match source {
+                Source::Head(line, class) if !fits(class) => {
+                    self.push_head(standing, line);
+                    continue;
+                }
+                Source::Head(..) | Source::Rest(_) => turn(id),
+            };
             match source {
+                // What is behind it in its line, or in its class, does not come up.
+                _ if turn == Turn::PassAll => {}
                 Source::Head(line, class) => {
                     self.push_head(standing, line);
-                    let jobs = self.lines[line].0.classes.get(&class);
-                    let Some(jobs) = jobs.filter(|_| fits(class)) else {
-                        continue;
-                    };
-                    let mut rest = jobs.iter();
-                    // The first of them is `id`.
-                    rest.next();
-                    self.rests.push(rest);
-                    self.push_rest(standing, self.rests.len() - 1);
+                    self.begin_rest(standing, line, class);
                 }
                 Source::Rest(rest) => self.push_rest(standing, rest),
             }
-            return Some(id);
+            if turn == Turn::Take {
+                return Some(id);
+            }
         }
+    }
+
+    /// The first job of `class` has come up; those behind it follow.
+    fn begin_rest(&mut self, standing: Standing, line: usize, class: ClassId) {
+        let Some(jobs) = self.lines[line].0.classes.get(&class) else {
+            return;
+        };
+        let mut rest = jobs.iter();
+        rest.next();
+        self.rests.push(rest);
+        self.push_rest(standing, self.rests.len() - 1);
     }
 
     fn push_head(&mut self, standing: Standing, line: usize) {

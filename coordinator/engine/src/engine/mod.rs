@@ -2,6 +2,7 @@
 
 mod attempts;
 mod away;
+mod by_time;
 mod choice;
 mod classes;
 mod deadlines;
@@ -22,6 +23,7 @@ mod quotas;
 mod repeats;
 mod reservation;
 mod retention;
+mod roster;
 mod secrets;
 mod share;
 mod state;

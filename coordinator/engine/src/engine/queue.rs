@@ -10,7 +10,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::classes::{ClassId, Classes};
-use super::line::{Line, Walk};
+use super::line::{Line, Turn, Walk};
 use super::share::Shares;
 use crate::ids::{JobId, Millis};
 use crate::job::{Job, JobState};
@@ -101,11 +101,12 @@ impl Queue {
     }
 
     /// In their order the jobs of all classes whose needs pass `fits`, which is asked once for each
-    /// class that comes up.
+    /// class that comes up, and whose `turn` it is.
     pub fn fitting<'a>(
         &'a self,
         shares: &'a Shares,
         fits: impl FnMut(&Needs) -> bool + 'a,
+        turn: impl FnMut(JobId) -> Turn + 'a,
     ) -> impl Iterator<Item = JobId> + 'a {
         let standing = shares.standings();
         let level = move |(priority, owners): (&Reverse<i32>, &'a BTreeMap<String, Line>)| {
@@ -115,14 +116,15 @@ impl Queue {
             }
             Level::new(self.kept_first(priority.0), others)
         };
-        self.walk(self.order.iter().map(level), fits)
+        self.walk(self.order.iter().map(level), fits, turn)
     }
 
-    /// The jobs of `owner` whose needs pass `fits`, by priority and number.
+    /// The jobs of `owner` whose needs pass `fits` and whose `turn` it is, by priority and number.
     pub fn of<'a>(
         &'a self,
         owner: &'a str,
         fits: impl FnMut(&Needs) -> bool + 'a,
+        turn: impl FnMut(JobId) -> Turn + 'a,
     ) -> impl Iterator<Item = JobId> + 'a {
         let lines = self.order.values().filter_map(|owners| owners.get(owner));
         let level = |line: &'a Line| {
@@ -130,13 +132,14 @@ impl Queue {
             all.add(Default::default(), line);
             Level::new(Vec::new(), all)
         };
-        self.walk(lines.map(level), fits)
+        self.walk(lines.map(level), fits, turn)
     }
 
     fn walk<'a>(
         &'a self,
         mut levels: impl Iterator<Item = Level<'a>> + 'a,
         mut fits: impl FnMut(&Needs) -> bool + 'a,
+        mut turn: impl FnMut(JobId) -> Turn + 'a,
     ) -> impl Iterator<Item = JobId> + 'a {
         let mut judged = HashMap::new();
         let mut judge = move |class: ClassId| {
@@ -148,7 +151,7 @@ impl Queue {
             loop {
                 let next = level
                     .as_mut()
-                    .and_then(|level| level.next_fitting(&mut judge));
+                    .and_then(|level| level.next_fitting(&mut judge, &mut turn));
                 if next.is_some() {
                     return next;
                 }
@@ -177,12 +180,11 @@ impl Queue {
         let own = standing(owner);
         let before = |(other, line): (&String, &Line)| {
             let jobs = line.jobs();
-            let is_kept = |other: &JobId| self.kept_for.contains(other);
+            let kept = kept.iter().map(|(id, _)| *id);
+            let kept = Vec::from_iter(kept.filter(|id| jobs.contains(id)));
             match standing(other).cmp(&own) {
-                Ordering::Less => {
-                    jobs.len() - kept.iter().filter(|(id, _)| jobs.contains(id)).count()
-                }
-                Ordering::Equal => jobs.range(..id).filter(|other| !is_kept(other)).count(),
+                Ordering::Less => jobs.len() - kept.len(),
+                Ordering::Equal => line.before(id) - kept.iter().filter(|kept| **kept < id).count(),
                 Ordering::Greater => 0,
             }
         };
@@ -226,15 +228,19 @@ impl<'a> Level<'a> {
         }
     }
 
-    fn next_fitting(&mut self, mut fits: impl FnMut(ClassId) -> bool) -> Option<JobId> {
+    fn next_fitting(
+        &mut self,
+        mut fits: impl FnMut(ClassId) -> bool,
+        mut turn: impl FnMut(JobId) -> Turn,
+    ) -> Option<JobId> {
         while let Some((id, class)) = self.kept.get(self.passed) {
             self.passed += 1;
-            if fits(*class) {
+            if fits(*class) && turn(*id) == Turn::Take {
                 return Some(*id);
             }
         }
         loop {
-            let id = self.others.next_fitting(&mut fits)?;
+            let id = self.others.next_fitting(&mut fits, &mut turn)?;
             if self.kept.iter().all(|(kept, _)| *kept != id) {
                 return Some(id);
             }
@@ -248,6 +254,10 @@ mod tests {
     use crate::ended::Used;
     use crate::ids::{Now, Token};
     use crate::job::JobSpec;
+
+    fn take(_: JobId) -> Turn {
+        Turn::Take
+    }
 
     fn job(id: u64, priority: i32, workers: usize) -> Job {
         let needs = Needs {
@@ -286,7 +296,7 @@ mod tests {
         jobs.sort_by_key(|job| (Reverse(job.spec.priority), job.id));
         for fitting in [vec![1, 2, 3, 4], vec![2, 4], vec![3], vec![]] {
             let fits = |needs: &Needs| fitting.contains(&needs.workers);
-            let found: Vec<JobId> = queue.fitting(&shares, fits).collect();
+            let found: Vec<JobId> = queue.fitting(&shares, fits, take).collect();
             let of_fitting = jobs.iter().filter(|job| fits(&job.spec.needs));
             let wanted: Vec<JobId> = of_fitting.map(|job| job.id).collect();
             assert_eq!(found, wanted, "{fitting:?}");
@@ -334,7 +344,7 @@ mod tests {
         });
         for fitting in [vec![1, 2, 3, 4], vec![2, 4], vec![3], vec![]] {
             let fits = |needs: &Needs| fitting.contains(&needs.workers);
-            let found: Vec<JobId> = queue.fitting(&shares, fits).collect();
+            let found: Vec<JobId> = queue.fitting(&shares, fits, take).collect();
             let of_fitting = jobs.iter().filter(|job| fits(&job.spec.needs));
             let wanted: Vec<JobId> = of_fitting.map(|job| job.id).collect();
             assert_eq!(found, wanted, "{fitting:?}");
@@ -345,7 +355,7 @@ mod tests {
         // Those of one owner do not depend on who comes first.
         jobs.sort_by_key(|job| (Reverse(job.spec.priority), job.id));
         let fits = |needs: &Needs| needs.workers > 1;
-        let found: Vec<JobId> = queue.of("busy", fits).collect();
+        let found: Vec<JobId> = queue.of("busy", fits, take).collect();
         let own = jobs.iter().filter(|job| job.spec.owner == "busy");
         let wanted = own.filter(|job| fits(&job.spec.needs)).map(|job| job.id);
         assert_eq!(found, Vec::from_iter(wanted));
@@ -357,10 +367,11 @@ mod tests {
         let (jobs, shares) = owned();
         let queue = queue(&jobs);
         let mut judged = 0;
-        let none = queue.fitting(&shares, |_| {
+        let fits = |_: &Needs| {
             judged += 1;
             false
-        });
+        };
+        let none = queue.fitting(&shares, fits, take);
         assert_eq!(none.count(), 0);
         assert_eq!(judged, 4);
     }
@@ -369,21 +380,70 @@ mod tests {
     fn a_class_is_judged_once_and_only_when_it_comes_up() {
         let (queue, shares) = (queue(&jobs()), Shares::default());
         let mut judged = Vec::new();
-        let none = queue.fitting(&shares, |needs| {
+        let fits = |needs: &Needs| {
             judged.push(needs.workers);
             false
-        });
+        };
+        let none = queue.fitting(&shares, fits, take);
         assert_eq!(none.count(), 0);
         judged.sort_unstable();
         assert_eq!(judged, [1, 2, 3, 4]);
         let mut judged = 0;
-        let mut all = queue.fitting(&shares, |_| {
+        let fits = |_: &Needs| {
             judged += 1;
             true
-        });
+        };
+        let mut all = queue.fitting(&shares, fits, take);
         assert!(all.next().is_some());
         drop(all);
         assert_eq!(judged, 1);
+    }
+
+    /// Where an owner may have no more, its line costs one look and not one for each job; others
+    /// come up all the same.
+    #[test]
+    fn what_is_behind_a_job_in_its_line_may_be_passed_at_once() {
+        let (mut jobs, shares) = owned();
+        for job in &mut jobs {
+            job.spec.priority = 0;
+        }
+        let queue = queue(&jobs);
+        let owner = |id: JobId| jobs[id.0 as usize - 1].spec.owner.as_str();
+        let mut asked = 0;
+        let turn = |id| match owner(id) {
+            "new" if id.0 > 9 => {
+                asked += 1;
+                Turn::PassAll
+            }
+            _ => Turn::Take,
+        };
+        let found: Vec<JobId> = queue.fitting(&shares, |_| true, turn).collect();
+        let of_new = found.iter().filter(|id| owner(**id) == "new");
+        assert!(of_new.clone().count() > 0 && of_new.clone().all(|id| id.0 <= 9));
+        let others = jobs.iter().filter(|job| job.spec.owner != "new").count();
+        assert_eq!(found.len() - of_new.count(), others);
+        // Once for each of the four classes at the most, and once for the line.
+        assert!((1..=5).contains(&asked), "{asked}");
+    }
+
+    /// More jobs than are counted together.
+    #[test]
+    fn a_place_is_the_number_of_those_before_it() {
+        let mut queue = Queue::default();
+        let all: Vec<Job> = (1000..3500).step_by(3).map(|id| job(id, 0, 1)).collect();
+        all.iter().for_each(|job| queue.insert(job));
+        let shares = Shares::default();
+        let place = |queue: &Queue, job: &Job| queue.before(job.id, &shares);
+        for (before, job) in all.iter().enumerate() {
+            assert_eq!(place(&queue, job), before);
+        }
+        queue.remove(all[1].id);
+        queue.remove(all[1].id);
+        assert_eq!(place(&queue, &all[0]), 0);
+        assert_eq!(place(&queue, &all[700]), 699);
+        queue.keep_for(all[600].id);
+        let places = [500, 600, 700].map(|i| place(&queue, &all[i]));
+        assert_eq!(places, [500, 0, 699]);
     }
 
     #[test]

@@ -5,14 +5,16 @@
 //! while enough workers that fit it are connected, be they busy or not: newer jobs of its owner do
 //! not keep it waiting, and one that fits nobody keeps no other waiting.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::line::Turn;
 use super::share::Usage;
 use super::state::Engine;
 use crate::event::Refusal;
 use crate::ids::{JobId, Now};
 use crate::job::{Job, JobState};
-use crate::placement::verdict;
+use crate::placement::fits;
 use crate::worker::{DeviceClass, Needs, Worker};
 
 impl Engine {
@@ -23,49 +25,51 @@ impl Engine {
         fits: impl FnMut(&Needs) -> bool + 'a,
     ) -> impl Iterator<Item = &'a Job> {
         let is_drained = self.queue_drain().is_some();
-        let mut places: HashMap<&'a str, BTreeSet<JobId>> = HashMap::new();
+        let mut places: HashMap<&'a str, Places> = HashMap::new();
+        let turn = move |id: JobId| {
+            let Some(job) = self.jobs.get(&id) else {
+                return Turn::Pass;
+            };
+            let Some(most) = self.limits.max_running_per_user else {
+                return ready(job, now);
+            };
+            let owner = job.spec.owner.as_str();
+            let places = places
+                .entry(owner)
+                .or_insert_with(|| self.places(now, owner, most));
+            places.turn(job)
+        };
         // A queue that is drained is not walked: up to the first job that fits, that may be all of it.
-        let fitting = (!is_drained).then(|| self.queue.fitting(&self.shares, fits));
+        let fitting = (!is_drained).then(|| self.queue.fitting(&self.shares, fits, turn));
         fitting
             .into_iter()
             .flatten()
             .filter_map(move |id| self.jobs.get(&id))
-            .filter(move |job| is_ready(job, now))
-            .filter(move |job: &&'a Job| {
-                let (owner, id) = (job.spec.owner.as_str(), job.id);
-                let Some(most) = self.limits.max_running_per_user else {
-                    return true;
-                };
-                let places = places
-                    .entry(owner)
-                    .or_insert_with(|| self.places(now, owner, most));
-                places.contains(&id)
-            })
     }
 
     /// The jobs of `owner` that may start before it has `most` that run.
-    fn places(&self, now: Now, owner: &str, most: u64) -> BTreeSet<JobId> {
+    fn places(&self, now: Now, owner: &str, most: u64) -> Places {
         let left = most.saturating_sub(self.shares.usage(owner).running);
-        let fits = |needs: &Needs| self.fits_somebody(needs);
-        let waiting = self.queue.of(owner, fits);
-        waiting
-            .filter_map(|id| self.jobs.get(&id))
-            .filter(|job| is_ready(job, now))
-            .take(usize::try_from(left).unwrap_or(usize::MAX))
-            .map(|job| job.id)
-            .collect()
+        let fits_somebody = |needs: &Needs| self.fits_somebody(needs);
+        let turn = |id: JobId| {
+            let job = self.jobs.get(&id);
+            job.map_or(Turn::Pass, |job| ready(job, now))
+        };
+        let waiting = self.queue.of(owner, fits_somebody, turn);
+        let first = waiting.take(usize::try_from(left).unwrap_or(usize::MAX));
+        Places::of(first.filter_map(|id| self.jobs.get(&id)))
     }
 
     /// Whether enough workers of one class could take a job with these `needs` if none were busy.
     fn fits_somebody(&self, needs: &Needs) -> bool {
-        let fits = |w: &&Worker| w.connected && w.takes_work() && verdict(needs, w).fits;
-        let of = |class: DeviceClass| {
-            let fitting = self.workers.values().filter(fits);
-            fitting.filter(|w| w.platform.device == class).count()
-        };
-        [DeviceClass::Cpu, DeviceClass::Cuda, DeviceClass::Metal]
-            .into_iter()
-            .any(|class| of(class) >= needs.workers.max(1))
+        let takes_it = |w: &&Worker| w.connected && w.takes_work() && fits(needs, w);
+        let mut of_class: BTreeMap<DeviceClass, usize> = BTreeMap::new();
+        // Mostly the first few are enough, and there may be thousands.
+        self.workers.values().filter(takes_it).any(|worker| {
+            let found = of_class.entry(worker.platform.device).or_default();
+            *found += 1;
+            *found >= needs.workers.max(1)
+        })
     }
 
     /// Whether `job` waits because its owner has as many jobs that run, or may start before it, as
@@ -76,7 +80,7 @@ impl Engine {
         limit.is_some_and(|most| {
             is_ready(job, now)
                 && self.fits_somebody(&job.spec.needs)
-                && !self.places(now, owner, most).contains(&job.id)
+                && self.places(now, owner, most).turn(job) != Turn::Take
         })
     }
 
@@ -96,6 +100,48 @@ impl Engine {
     /// What the jobs of `owner` amount to.
     pub fn usage(&self, owner: &str) -> Usage {
         self.shares.usage(owner)
+    }
+}
+
+/// The jobs of one owner that may start before it has as many that run as it may have.
+struct Places {
+    jobs: BTreeSet<JobId>,
+    /// The priority and the number of the last of them.
+    last: Option<(Reverse<i32>, JobId)>,
+}
+
+impl Places {
+    /// For `jobs`, by priority and number.
+    fn of<'a>(jobs: impl Iterator<Item = &'a Job>) -> Self {
+        let mut last = None;
+        let jobs = jobs.inspect(|job| last = Some(rank(job)));
+        let jobs = jobs.map(|job| job.id).collect();
+        Self { jobs, last }
+    }
+
+    /// Whether `job` has one of them. None of an owner's jobs has behind the last that has one: its
+    /// whole line may be waiting there.
+    fn turn(&self, job: &Job) -> Turn {
+        if self.jobs.contains(&job.id) {
+            Turn::Take
+        } else if self.last.is_none_or(|last| rank(job) > last) {
+            Turn::PassAll
+        } else {
+            Turn::Pass
+        }
+    }
+}
+
+/// Where a job stands among those of its owner.
+fn rank(job: &Job) -> (Reverse<i32>, JobId) {
+    (Reverse(job.spec.priority), job.id)
+}
+
+fn ready(job: &Job, now: Now) -> Turn {
+    if is_ready(job, now) {
+        Turn::Take
+    } else {
+        Turn::Pass
     }
 }
 

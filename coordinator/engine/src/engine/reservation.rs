@@ -62,10 +62,7 @@ impl Engine {
         ) {
             return Some(now.steady);
         }
-        let (limit, left) = (
-            self.time_limits.get(&token).copied(),
-            job.progress.seconds_left,
-        );
+        let (limit, left) = (self.time_limits.get(&token), job.progress.seconds_left);
         let expected = left
             .filter(|s| s.is_finite())
             .map(|s| now.steady.plus((s.max(0.0) * 1000.0) as u64));

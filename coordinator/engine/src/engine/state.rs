@@ -5,14 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::by_time::ByTime;
 use super::dependents::Dependents;
 use super::drains::Drains;
 use super::jobs::Jobs;
 use super::limits::Limits;
 use super::queue::Queue;
+use super::roster::Roster;
 use super::secrets::Secrets;
 use super::share::Shares;
-use crate::ids::{JobId, Millis, SessionId, Token};
+use crate::ids::{JobId, SessionId, Token};
 use crate::job::Job;
 use crate::worker::Worker;
 
@@ -29,8 +31,8 @@ pub struct Engine {
     pub(super) dependents: Dependents,
     pub(super) running: HashMap<Token, JobId>,
     /// When attempts reach the time limit of their job, on the steady clock.
-    pub(super) time_limits: HashMap<Token, Millis>,
-    pub(super) workers: BTreeMap<String, Worker>,
+    pub(super) time_limits: ByTime<Token>,
+    pub(super) workers: Roster,
     pub(super) sessions: HashMap<SessionId, String>,
     /// What operators have said; [`Worker::drained`] has it too, for who is there.
     pub(super) drains: Drains,

@@ -13,22 +13,16 @@ impl Engine {
     /// went on.
     pub(super) fn limit_time(&mut self, now: Now, token: Token, limit: Option<u64>, passed: u64) {
         if let Some(limit) = limit {
-            self.time_limits
-                .insert(token, now.steady.plus(limit.saturating_sub(passed)));
+            let until = now.steady.plus(limit.saturating_sub(passed));
+            self.time_limits.set(&token, Some(until));
         }
     }
 
     /// Asks attempts to save and stop whose time is over.
     pub(super) fn stop_overdue(&mut self, now: Now, effects: &mut Effects) {
-        let over = |&(_, &until): &(&Token, &_)| until <= now.steady;
-        let over: Vec<Token> = self
-            .time_limits
-            .iter()
-            .filter(over)
-            .map(|(&token, _)| token)
-            .collect();
+        let over: Vec<Token> = self.time_limits.due(now.steady).copied().collect();
         for token in over {
-            self.time_limits.remove(&token);
+            self.time_limits.set(&token, None);
             let Some(job) = self.running.get(&token).and_then(|id| self.jobs.get(id)) else {
                 continue;
             };

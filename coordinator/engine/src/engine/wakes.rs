@@ -6,7 +6,7 @@ use super::choice::Choice;
 use super::state::Engine;
 use crate::event::{Effect, Effects};
 use crate::ids::{JobId, Now, SessionId};
-use crate::placement::{by_preference, verdict};
+use crate::placement::{by_preference, fits};
 use crate::worker::{Needs, Worker};
 
 /// Different needs that are remembered to have found nobody: to compare with ever more of them
@@ -17,7 +17,7 @@ impl Engine {
     /// Wakes the worker `name`, which waits. It no longer does, so that the next job wakes another
     /// one.
     pub(super) fn wake(&mut self, now: Now, name: &str, effects: &mut Effects) {
-        let Some(worker) = self.workers.get_mut(name) else {
+        let Some(mut worker) = self.workers.get_mut(name) else {
             return;
         };
         if std::mem::take(&mut worker.waiting) {
@@ -33,11 +33,9 @@ impl Engine {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        let would_start = |w: &&Worker| {
-            w.is_free() && verdict(&job.spec.needs, w).fits && self.would_start(now, w)
-        };
-        let found = by_preference(&job.spec.needs, self.workers.values())
-            .find(would_start)
+        let needs = &job.spec.needs;
+        let found = by_preference(needs, self.workers.free())
+            .find(|w| fits(needs, w) && self.would_start(now, w))
             .map(|w| w.name.clone());
         if let Some(name) = found {
             self.wake(now, &name, effects);
@@ -53,7 +51,7 @@ impl Engine {
     pub(super) fn leave(&mut self, now: Now, session: SessionId, effects: &mut Effects) {
         if let Some(name) = self.sessions.get(&session) {
             self.woken.remove(name);
-            if let Some(worker) = self.workers.get_mut(name) {
+            if let Some(mut worker) = self.workers.get_mut(name) {
                 (worker.waiting, worker.woken_at) = (false, None);
             }
         }
@@ -65,12 +63,7 @@ impl Engine {
         if self.queue.is_empty() {
             return;
         }
-        let free: Vec<String> = self
-            .workers
-            .values()
-            .filter(|w| w.is_free())
-            .map(|w| w.name.clone())
-            .collect();
+        let free: Vec<String> = self.workers.free().map(|w| w.name.clone()).collect();
         for name in free {
             self.wake(now, &name, effects);
         }
@@ -80,22 +73,26 @@ impl Engine {
     /// work now. Jobs that fit nobody who waits are passed over, so that they hold up none behind
     /// them.
     pub(super) fn wake_for_first(&mut self, now: Now, effects: &mut Effects) {
-        let free: Vec<&Worker> = self.workers.values().filter(|w| w.is_free()).collect();
+        // Called at every tick: mostly nobody is free, or nothing waits.
+        if self.queue.is_empty() {
+            return;
+        }
+        let free: Vec<&Worker> = self.workers.free().collect();
         if free.is_empty() {
             return;
         }
-        let fits = |needs: &Needs| free.iter().any(|w| verdict(needs, w).fits);
+        let fits_one = |needs: &Needs| free.iter().any(|w| fits(needs, w));
         // Jobs of the same needs find the same workers, and what a worker is given does not depend
         // on who asks for it.
         let mut in_vain: Vec<&Needs> = Vec::new();
         let mut starts: HashMap<&str, bool> = HashMap::new();
         let mut found = None;
-        for needs in self.startable(now, fits).map(|job| &job.spec.needs) {
+        for needs in self.startable(now, fits_one).map(|job| &job.spec.needs) {
             if in_vain.contains(&needs) {
                 continue;
             }
             let fitting = by_preference(needs, free.iter().copied());
-            let fitting = fitting.filter(|w| verdict(needs, w).fits);
+            let fitting = fitting.filter(|w| fits(needs, w));
             let mut would_start = fitting.filter(|w| {
                 *starts
                     .entry(&w.name)

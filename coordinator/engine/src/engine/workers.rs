@@ -19,6 +19,20 @@ pub(super) struct Seen {
     pub draining: bool,
 }
 
+impl Seen {
+    /// `worker` has said it, and has heard of its session; it has yet to be given work.
+    fn note(self, worker: &mut Worker) {
+        worker.heard = true;
+        worker.platform.device_memory_free = self.memory_free;
+        worker.platform.disk_free = self.disk_free;
+        if let Some(models) = self.models {
+            worker.platform.models = models;
+        }
+        worker.draining = self.draining;
+        (worker.waiting, worker.woken_at) = (false, None);
+    }
+}
+
 /// Who comes, and what it shows for being who it says.
 pub(super) struct Coming {
     pub name: String,
@@ -80,7 +94,7 @@ impl Engine {
             connected: true,
             attributed: Default::default(),
         };
-        self.workers.insert(name.clone(), worker);
+        self.workers.insert(worker);
         self.sessions.insert(session, name);
         Ok(Response::Registered { session })
     }
@@ -125,29 +139,23 @@ impl Engine {
             .get(&session)
             .cloned()
             .ok_or(Refusal::StaleSession(session))?;
-        let lease = self.limits.lease;
-        let worker = self
+        let running = seen.running;
+        let lease_until = now.steady.plus(self.limits.lease);
+        let mut worker = self
             .workers
             .get_mut(&name)
             .ok_or(Refusal::StaleSession(session))?;
-        worker.lease_until = now.steady.plus(lease);
-        worker.last_seen = now.wall;
-        worker.heard = true;
-        worker.platform.device_memory_free = seen.memory_free;
-        worker.platform.disk_free = seen.disk_free;
-        if let Some(models) = seen.models {
-            worker.platform.models = models;
-        }
+        (worker.lease_until, worker.last_seen) = (lease_until, now.wall);
         let leaves = seen.draining && !worker.draining;
-        worker.draining = seen.draining;
-        (worker.waiting, worker.woken_at) = (false, None);
-        self.woken.remove(&name);
+        seen.note(&mut worker);
         let assigned = worker.assigned;
+        drop(worker);
+        self.woken.remove(&name);
         if leaves {
             // A job that several were kept free for may now be one for which there are too few.
             self.wake_all(now, effects);
         }
-        let wanted = match (seen.running, assigned) {
+        let wanted = match (running, assigned) {
             // An attempt that the engine no longer counts as this worker's must end.
             (Some(running), assigned) if assigned != Some(running) => Wanted::Stop {
                 reason: "the attempt is not current any more".into(),
@@ -159,7 +167,7 @@ impl Engine {
             (None, Some(token)) => self.repeat(token),
             (None, None) => self.start_next(now, &name, effects),
         };
-        if let Some(worker) = self.workers.get_mut(&name) {
+        if let Some(mut worker) = self.workers.get_mut(&name) {
             worker.waiting = wanted == Wanted::Nothing;
         }
         Ok(Response::Wanted(wanted))
@@ -239,13 +247,14 @@ impl Engine {
         self.queue.remove(id);
         self.running.insert(token, id);
         for name in others.iter().map(String::as_str).chain([first]) {
-            let Some(worker) = self.workers.get_mut(name) else {
+            let Some(mut worker) = self.workers.get_mut(name) else {
                 continue;
             };
             worker.assigned = Some(token);
             if name == first {
                 worker.waiting = false;
             } else {
+                drop(worker);
                 self.wake(now, name, effects);
             }
         }

@@ -72,8 +72,11 @@ async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_i
             values: BTreeMap::new(),
         };
         let points = vec![point];
-        let attached = vec![Write::Metrics { job, points }];
-        let reported = driver.event_with(report(a, token, 1), attached).await;
+        let records = Records {
+            points,
+            ..Records::default()
+        };
+        let reported = driver.event_with(report(a, token, 1), records).await;
         reported.expect("a report");
         for event in [checkpoint(a, token, 1), finish(a, token)] {
             driver.event(event).await.expect("an end with a checkpoint");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::briefs::save_brief;
+use super::briefs::save_briefs;
 use crate::error::{StoreError, not_written};
 use crate::rows;
 
@@ -52,14 +52,14 @@ async fn one_page(
     sqlx::raw_sql("BEGIN IMMEDIATE")
         .execute(&mut *connection)
         .await?;
-    for job in readable {
+    for job in &readable {
         sqlx::query("UPDATE jobs SET state = ? WHERE id = ?")
             .bind(job.state.word())
             .bind(job.id.0 as i64)
             .execute(&mut *connection)
             .await?;
-        save_brief(connection, &job).await?;
     }
+    save_briefs(connection, readable.iter()).await?;
     sqlx::raw_sql("COMMIT").execute(connection).await?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! SQLite in one file: write-ahead log, fsync on every commit.
 
 mod briefs;
+mod bulk;
 mod fill;
 mod jobs;
 mod migrate;

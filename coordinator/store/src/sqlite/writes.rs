@@ -1,8 +1,12 @@
 //! What a transaction can write.
 
-use qlora_engine::{Drain, Job, JobId};
+use std::collections::{BTreeMap, HashMap};
 
-use super::briefs::save_brief;
+use qlora_engine::{Drain, Job, JobId};
+use sqlx::Sqlite;
+
+use super::briefs::save_briefs;
+use super::bulk::{pieces, statement};
 use super::writer::Transaction;
 use crate::bounds::{Thinning, superfluous};
 use crate::error::{StoreError, not_written};
@@ -18,16 +22,25 @@ DELETE FROM journal WHERE seq <= ? AND (who IS NULL OR seq <= (
 
 impl Transaction<'_> {
     /// Writes all of `writes`; returns the journal entries with their numbers.
+    ///
+    /// Rows of one kind go together. Only where records or jobs are removed does it matter what was
+    /// written before.
     pub async fn apply(&mut self, writes: Vec<Write>) -> Result<Vec<JournalEntry>, StoreError> {
-        let mut entries = Vec::new();
+        let (mut jobs, mut points, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         for write in writes {
+            if let Write::RemoveJob(_) | Write::RemoveRecords(_) = write {
+                self.save_jobs(std::mem::take(&mut jobs)).await?;
+                self.add_metrics(std::mem::take(&mut points)).await?;
+            }
             match write {
-                Write::SaveJob(job) => self.save_job(&job).await?,
+                Write::SaveJob(job) => jobs.push(*job),
                 Write::RemoveJob(job) => self.remove_job(job).await?,
                 Write::RemoveRecords(job) => self.remove_records(job).await?,
-                Write::Metrics { job, points } => self.add_metrics(job, points).await?,
+                Write::Metrics { job, points: new } => {
+                    points.extend(new.into_iter().map(|point| (job, point)));
+                }
                 Write::Logs { job, lines } => self.add_logs(job, lines).await?,
-                Write::Journal(entry) => entries.push(self.add_entry(entry).await?),
+                Write::Journal(entry) => entries.push(entry),
                 Write::SaveDrain { worker, drain } => self.save_drain(&worker, drain).await?,
                 Write::AddToken(token) => self.add_token(&token).await?,
                 Write::RevokeToken { id, unix_ms } => {
@@ -42,31 +55,36 @@ impl Transaction<'_> {
                 }
             }
         }
-        Ok(entries)
+        self.save_jobs(jobs).await?;
+        self.add_metrics(points).await?;
+        self.add_entries(entries).await
     }
 
-    async fn save_job(&mut self, job: &Job) -> Result<(), StoreError> {
-        let (spec, body) = rows::split(job)?;
-        let id = job.id.0 as i64;
-        let token = job
-            .attempts
-            .iter()
-            .map(|a| a.token.0 as i64)
-            .max()
-            .unwrap_or(0);
-        self.greatest = (self.greatest.0.max(id), self.greatest.1.max(token));
-        sqlx::query(
-            "INSERT INTO jobs (id, spec, body, state) VALUES (?, ?, ?, ?)
-             ON CONFLICT (id) DO UPDATE SET body = excluded.body, state = excluded.state",
-        )
-        .bind(id)
-        .bind(spec)
-        .bind(body)
-        .bind(job.state.word())
-        .execute(&mut self.connection)
-        .await
-        .map_err(not_written(self.folder))?;
-        save_brief(&mut self.connection, job)
+    async fn save_jobs(&mut self, jobs: Vec<Job>) -> Result<(), StoreError> {
+        let around = (
+            "INSERT INTO jobs (id, spec, body, state) VALUES",
+            "ON CONFLICT (id) DO UPDATE SET body = excluded.body, state = excluded.state",
+        );
+        for piece in pieces(&jobs) {
+            let mut query = sqlx::query::<Sqlite>(statement(around, 4, piece.len()));
+            for job in piece {
+                let (spec, body) = rows::split(job)?;
+                let (id, state) = (job.id.0 as i64, job.state.word());
+                query = query.bind(id).bind(spec).bind(body).bind(state);
+            }
+            query
+                .execute(&mut self.connection)
+                .await
+                .map_err(not_written(self.folder))?;
+        }
+        let job = jobs.iter().map(|job| job.id.0 as i64);
+        let attempts = jobs.iter().flat_map(|job| &job.attempts);
+        let token = attempts.map(|attempt| attempt.token.0 as i64);
+        self.greatest = (
+            job.fold(self.greatest.0, i64::max),
+            token.fold(self.greatest.1, i64::max),
+        );
+        save_briefs(&mut self.connection, jobs.iter())
             .await
             .map_err(not_written(self.folder))
     }
@@ -124,36 +142,41 @@ impl Transaction<'_> {
         found.map_err(not_written(self.folder))
     }
 
-    async fn add_metrics(
-        &mut self,
-        job: JobId,
-        points: Vec<MetricRecord>,
-    ) -> Result<(), StoreError> {
-        let first = self
-            .next_seq(
-                "SELECT COALESCE(MAX(seq), 0) + 1 FROM metrics WHERE job = ?",
-                job,
-            )
-            .await?;
-        let last = first + points.len() as i64 - 1;
-        for (seq, point) in (first..).zip(points) {
-            let values = rows::values(job, &point)?;
-            sqlx::query(
-                "INSERT INTO metrics (job, seq, step, unix_ms, vals) VALUES (?, ?, ?, ?, ?)",
-            )
-            .bind(job.0 as i64)
-            .bind(seq)
-            .bind(point.step as i64)
-            .bind(point.unix_ms as i64)
-            .bind(values)
-            .execute(&mut self.connection)
-            .await
-            .map_err(not_written(self.folder))?;
+    async fn add_metrics(&mut self, points: Vec<(JobId, MetricRecord)>) -> Result<(), StoreError> {
+        // Those of a piece are numbered behind what is there when it is written.
+        let around = (
+            "INSERT INTO metrics (job, seq, step, unix_ms, vals)
+             SELECT column1, column2 + COALESCE((SELECT MAX(seq) FROM metrics WHERE job = column1), 0),
+                    column3, column4, column5
+             FROM (VALUES",
+            ") RETURNING job, seq",
+        );
+        let mut added: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+        for piece in pieces(&points) {
+            let mut query = sqlx::query_as::<Sqlite, (i64, i64)>(statement(around, 5, piece.len()));
+            let mut places: HashMap<JobId, i64> = HashMap::new();
+            for (job, point) in piece {
+                let place = places.entry(*job).or_default();
+                *place += 1;
+                query = query.bind(job.0 as i64).bind(*place);
+                query = query.bind(point.step as i64).bind(point.unix_ms as i64);
+                query = query.bind(rows::values(*job, point)?);
+            }
+            let found = query
+                .fetch_all(&mut self.connection)
+                .await
+                .map_err(not_written(self.folder))?;
+            for (job, seq) in found {
+                let (first, last) = added.entry(job).or_insert((seq, seq));
+                (*first, *last) = (seq.min(*first), seq.max(*last));
+            }
         }
-        match self.bounds.thinning(first as u64, last as u64) {
-            Some(thinning) => self.thin(job, thinning).await,
-            None => Ok(()),
+        for (job, (first, last)) in added {
+            if let Some(thinning) = self.bounds.thinning(first as u64, last as u64) {
+                self.thin(JobId(job as u64), thinning).await?;
+            }
         }
+        Ok(())
     }
 
     async fn thin(
@@ -255,23 +278,44 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    async fn add_entry(&mut self, entry: JournalEntry) -> Result<JournalEntry, StoreError> {
-        let result = sqlx::query(
-            "INSERT INTO journal (unix_ms, job, worker, kind, text, who, origin, act) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(entry.unix_ms as i64)
-        .bind(entry.job.map(|j| j.0 as i64))
-        .bind(entry.worker.clone())
-        .bind(entry.kind.clone())
-        .bind(entry.text.clone())
-        .bind(entry.by.as_ref().map(|by| by.who.clone()))
-        .bind(entry.by.as_ref().map(|by| by.from.clone()))
-        .bind(entry.by.as_ref().map(|by| by.act.clone()))
-        .execute(&mut self.connection)
-        .await
-        .map_err(not_written(self.folder))?;
-        let seq = result.last_insert_rowid() as u64;
-        if let Some(until) = self.bounds.cut_journal(seq) {
+    async fn add_entries(
+        &mut self,
+        entries: Vec<JournalEntry>,
+    ) -> Result<Vec<JournalEntry>, StoreError> {
+        let around = (
+            "INSERT INTO journal (unix_ms, job, worker, kind, text, who, origin, act) VALUES",
+            "",
+        );
+        let mut numbered = Vec::with_capacity(entries.len());
+        for piece in pieces(&entries) {
+            let mut query = sqlx::query::<Sqlite>(statement(around, 8, piece.len()));
+            for entry in piece {
+                let by = entry.by.as_ref();
+                query = query
+                    .bind(entry.unix_ms as i64)
+                    .bind(entry.job.map(|job| job.0 as i64))
+                    .bind(&entry.worker)
+                    .bind(&entry.kind)
+                    .bind(&entry.text)
+                    .bind(by.map(|by| &by.who))
+                    .bind(by.map(|by| &by.from))
+                    .bind(by.map(|by| &by.act));
+            }
+            let result = query
+                .execute(&mut self.connection)
+                .await
+                .map_err(not_written(self.folder))?;
+            // Rows of one statement are numbered one after another.
+            let first = result.last_insert_rowid() as u64 + 1 - piece.len() as u64;
+            let entry = |(seq, entry): (u64, &JournalEntry)| JournalEntry {
+                seq,
+                ..entry.clone()
+            };
+            numbered.extend((first..).zip(piece).map(entry));
+        }
+        let numbers = numbered.iter().map(|entry| entry.seq);
+        let until = numbers.filter_map(|seq| self.bounds.cut_journal(seq)).max();
+        if let Some(until) = until {
             // No index is needed: before `until` little more lies than what the bound lets stay.
             sqlx::query(TRIM_JOURNAL)
                 .bind(until as i64)
@@ -281,7 +325,7 @@ impl Transaction<'_> {
                 .await
                 .map_err(not_written(self.folder))?;
         }
-        Ok(JournalEntry { seq, ..entry })
+        Ok(numbered)
     }
 
     /// Makes the next revision of `made`'s name; the newest one, and false, where its text is the
@@ -316,7 +360,7 @@ impl Transaction<'_> {
         .map_err(not_written(self.folder))?;
         let made = ConfigRevision { revision, ..made };
         if let Some(by) = by {
-            self.add_entry(made.entry(by)).await?;
+            self.add_entries(vec![made.entry(by)]).await?;
         }
         Ok((made, true))
     }

@@ -11,6 +11,7 @@ mod numbers;
 #[path = "../../../../tests/src/postgres.rs"]
 mod postgres;
 mod removal;
+mod together;
 mod tokens;
 mod whole;
 

@@ -5,6 +5,7 @@ use qlora_store::*;
 
 use crate::common::{entry, is_identity, job, line, point};
 use crate::numbers::keeps_numbers;
+use crate::together::writes_together;
 
 pub async fn conforms(store: impl JobStore) {
     let (first, mut second) = (job(1), job(2));
@@ -173,6 +174,7 @@ pub async fn conforms(store: impl JobStore) {
         Err(StoreError::NoConfig { .. })
     ));
     keeps_numbers(&store).await;
+    writes_together(&store).await;
 }
 
 #[tokio::test]
