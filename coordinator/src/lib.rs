@@ -4,6 +4,7 @@
 //! in PostgreSQL: then further coordinators wait to take this one's place.
 
 mod artifacts;
+mod bound_address;
 mod caller;
 mod cleaning;
 mod cli;
@@ -17,15 +18,14 @@ mod listen;
 mod names;
 mod needs;
 mod page;
-mod place;
 mod prune;
 mod runnable;
 mod secured;
 mod serve;
 mod services;
-mod setup;
 mod standby;
 mod tls;
+mod tls_commands;
 mod tokens;
 mod usage;
 
@@ -42,7 +42,7 @@ pub async fn run() -> ExitCode {
     let _ = ring::default_provider().install_default();
     let mut cli = Cli::parse();
     let done = match cli.command.take() {
-        Some(command) => setup::run(&cli, &command),
+        Some(command) => tls_commands::run(&cli, &command),
         None => serve::run(cli).await,
     };
     match done {

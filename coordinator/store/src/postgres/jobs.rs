@@ -4,7 +4,7 @@ use qlora_engine::JobId;
 use sqlx::Row;
 use sqlx::postgres::{PgPool, PgRow};
 
-use crate::page::Wanted;
+use crate::page::JobQuery;
 use crate::records::Stored;
 use crate::rows::Columns;
 use crate::start::{BRIEFS, add_briefs, add_ended, add_job};
@@ -69,14 +69,14 @@ pub(super) async fn one(readers: &PgPool, id: i64) -> Result<Option<PgRow>, sqlx
         .await
 }
 
-/// Numbers of jobs that are `wanted`: of each state as many as a page has, and one more.
+/// Numbers of jobs that `query` asks for: of each state as many as a page has, and one more.
 pub(super) async fn numbers(
     readers: &PgPool,
-    wanted: &Wanted,
+    query: &JobQuery,
     before: i64,
 ) -> Result<Vec<JobId>, sqlx::Error> {
-    let limit = i64::from(wanted.limit) + 1;
-    let query = match &wanted.states {
+    let limit = i64::from(query.limit) + 1;
+    let statement = match &query.states {
         None => sqlx::query_scalar("SELECT id FROM jobs WHERE id < $1 ORDER BY id DESC LIMIT $2")
             .bind(before)
             .bind(limit),
@@ -90,7 +90,7 @@ pub(super) async fn numbers(
         .bind(limit)
         .bind(states.clone()),
     };
-    let found: Vec<i64> = query.fetch_all(readers).await?;
+    let found: Vec<i64> = statement.fetch_all(readers).await?;
     Ok(found.into_iter().map(|id| JobId(id as u64)).collect())
 }
 
