@@ -19,8 +19,8 @@ check:
 fmt:
     cargo fmt --all
 
-# Tests of one crate, named without `qlora-`: `just test data`, `just test data --test masks`. The first call for a crate
-# takes long: `-p` gives common dependencies this crate's own features, and they are compiled once more.
+# The first call for a crate takes long: `-p` gives common dependencies this crate's own features, and they are compiled once more.
+# Tests of one crate, named without `qlora-`: `just test data`, `just test data --test masks`.
 test CRATE *ARGS:
     . tests/env && cargo test --release -p qlora-{{CRATE}} --lib --bins --tests {{ARGS}}
 

@@ -4,6 +4,7 @@
 //! in PostgreSQL: then further coordinators wait to take this one's place.
 
 mod artifacts;
+mod bound_address;
 mod caller;
 mod cleaning;
 mod cli;
@@ -19,18 +20,21 @@ mod listen;
 mod names;
 mod needs;
 mod page;
-mod place;
 mod prune;
 mod random;
 mod runnable;
 mod secured;
 mod serve;
 mod services;
+<<<<<<< HEAD
 mod sessions;
 mod setup;
 pub mod simulated;
+=======
+>>>>>>> m3-walls
 mod standby;
 mod tls;
+mod tls_commands;
 mod tokens;
 mod usage;
 
@@ -47,7 +51,7 @@ pub async fn run() -> ExitCode {
     let _ = ring::default_provider().install_default();
     let mut cli = Cli::parse();
     let done = match cli.command.take() {
-        Some(command) => setup::run(&cli, &command),
+        Some(command) => tls_commands::run(&cli, &command),
         None => serve::run(cli).await,
     };
     match done {

@@ -20,7 +20,12 @@ use qlora_telemetry::{Logs, Program};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::artifacts;
+<<<<<<< HEAD
 use crate::cleaning::{self, Released};
+=======
+use crate::bound_address::BoundAddress;
+use crate::cleaning;
+>>>>>>> m3-walls
 use crate::cli::Cli;
 use crate::doors::{self, Doors, Hosts};
 use crate::driver::Driver;
@@ -28,7 +33,6 @@ use crate::error::{CallError, StartError};
 use crate::instruments::Instruments;
 use crate::listen::{self, Bounds};
 use crate::page;
-use crate::place::Place;
 use crate::secured::{self, Secured};
 use crate::services::{self, Services};
 use crate::sessions::Sessions;
@@ -121,26 +125,26 @@ async fn alone(setup: &Start, store: SqliteStore) -> Result<(), StartError> {
     let services = start(setup, Arc::new(store)).await?;
     // From here on, since whoever learns the address below may ask to stop at once.
     let stop = shutdown_signal()?;
-    let place = take_place(setup).await?;
-    lead(setup, services, place, stop).await
+    let bound = bind_address(setup).await?;
+    lead(setup, services, bound, stop).await
 }
 
 /// Others may lead with the same database: this one waits until none does, and ends as soon as it
 /// is not the leader any more.
 async fn among_others(setup: &Start, database: Database) -> Result<(), StartError> {
     let mut stop = shutdown_signal()?;
-    let place = take_place(setup).await?;
-    let advertised = setup.cli.advertised(place.address);
+    let bound = bind_address(setup).await?;
+    let advertised = setup.cli.advertised(bound.address);
     let candidate = Candidate::new(database);
     let listening = (setup.bounds, setup.tls.configs.clone());
-    let won = standby::wait(candidate, &place, &advertised, listening, &mut stop).await?;
+    let won = standby::wait(candidate, &bound, &advertised, listening, &mut stop).await?;
     let Some(store) = won else {
         return Ok(());
     };
     let store = Arc::new(*store);
     let leading = async {
         let services = start(setup, store.clone()).await?;
-        lead(setup, services, place, stop).await
+        lead(setup, services, bound, stop).await
     };
     tokio::select! {
         ended = leading => ended,
@@ -150,11 +154,11 @@ async fn among_others(setup: &Start, database: Database) -> Result<(), StartErro
     }
 }
 
-async fn take_place(setup: &Start) -> Result<Place, StartError> {
+async fn bind_address(setup: &Start) -> Result<BoundAddress, StartError> {
     let cli = &setup.cli;
     let default = || Token::path(&setup.folder);
     let token_file = cli.token_file.clone().unwrap_or_else(default);
-    Place::take(
+    BoundAddress::bind(
         cli.listen,
         cli.address_file.clone(),
         &setup.token,
@@ -196,18 +200,25 @@ async fn start<S: JobStore>(setup: &Start, store: Arc<S>) -> Result<Services<S>,
 async fn lead<S: JobStore>(
     setup: &Start,
     services: Services<S>,
-    place: Place,
+    bound: BoundAddress,
     stop: Stop,
 ) -> Result<(), StartError> {
-    let address = place.address;
+    let address = bound.address;
     let tokens = services.tokens.clone();
     let hosts = Hosts::new(address, qlora_access::names(), &setup.cli.allow_host);
+<<<<<<< HEAD
     let sessions = Arc::<Sessions>::default();
     let asks_workers = setup.tls.asks_workers;
     let doors = Doors::new(hosts, tokens.clone(), sessions.clone(), asks_workers);
     tokio::spawn(tokens::keep(tokens, services.store.clone()));
     let router = router(services.clone(), setup.registry.clone(), doors, sessions).await?;
     let (listener, _record) = place.last_listener()?;
+=======
+    let doors = Doors::new(hosts, tokens.clone(), setup.tls.asks_workers);
+    tokio::spawn(tokens::keep_days(tokens, services.store.clone()));
+    let router = router(services.clone(), setup.registry.clone(), doors).await?;
+    let (listener, _record) = bound.last_listener()?;
+>>>>>>> m3-walls
     tracing::info!(%address, state = %setup.folder.display(), "serving; `qlora-ctl page` opens the page");
     tokio::spawn(keep_fresh(services.instruments.clone()));
     tokio::spawn(cleaning::run(services, setup.cli.retention()));

@@ -17,10 +17,10 @@ use qlora_store::{Campaign, Candidate, PostgresStore, StoreError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::bound_address::BoundAddress;
 use crate::doors;
 use crate::error::StartError;
 use crate::listen::{self, Bounds, Configs};
-use crate::place::Place;
 
 /// How often the database is asked for its lock.
 const BEAT: Duration = Duration::from_millis(250);
@@ -61,7 +61,7 @@ impl Standing {
 /// The database cannot be used, or the address cannot be listened on.
 pub async fn wait(
     mut candidate: Candidate,
-    place: &Place,
+    bound: &BoundAddress,
     advertised: &str,
     (bounds, tls): (Bounds, Option<Configs>),
     stop: impl Future<Output = ()> + Unpin,
@@ -79,7 +79,7 @@ pub async fn wait(
             () = stop => {}
         }
     };
-    let listener = place.listener()?;
+    let listener = bound.listener()?;
     listen::serve(listener, router(told).await, bounds, tls, until, FAREWELL).await;
     Ok(won.transpose()?)
 }

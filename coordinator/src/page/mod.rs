@@ -22,7 +22,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Router};
 use qlora_engine::{Engine, Job, JobId, JobState};
 use qlora_proto::ExplainResponse;
-use qlora_store::{JobStore, Wanted};
+use qlora_store::{JobQuery, JobStore};
 
 use self::curve::Curves;
 use self::refusals::{failed, job_number};
@@ -72,12 +72,12 @@ async fn wrong_method(request: axum::extract::Request) -> Response {
 }
 
 async fn list<S: JobStore>(State(services): State<Services<S>>) -> Response {
-    let wanted = Wanted {
+    let query = JobQuery {
         states: None,
         before: JobId(u64::MAX),
         limit: LISTED,
     };
-    let jobs = match services.store.jobs(&wanted).await {
+    let jobs = match services.store.jobs(&query).await {
         Ok(page) => page.jobs,
         Err(e) => return failed(&e.into()),
     };

@@ -7,7 +7,7 @@ use qlora_engine as domain;
 use qlora_engine::Event;
 use qlora_proto::job_service_server::JobService;
 use qlora_proto::*;
-use qlora_store::{By, Digest256, JobStore, LogRecord, StoreError, Wanted};
+use qlora_store::{By, Digest256, JobQuery, JobStore, LogRecord, StoreError};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
@@ -79,12 +79,12 @@ impl<S: JobStore> JobService for Services<S> {
             request.before
         };
         let states = (!request.states.is_empty()).then(|| convert::states_in(&request.states));
-        let wanted = Wanted {
+        let query = JobQuery {
             states,
             before: convert::job_in(before),
             limit,
         };
-        let page = self.store.jobs(&wanted).await.map_err(CallError::from)?;
+        let page = self.store.jobs(&query).await.map_err(CallError::from)?;
         let usage = self.instruments.disk.usage().await;
         Ok(Response::new(ListJobsResponse {
             jobs: page.jobs.iter().map(convert::job).collect(),

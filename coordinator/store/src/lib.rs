@@ -27,7 +27,7 @@ pub use artifacts::{
 pub use bounds::Bounds;
 pub use error::StoreError;
 pub use memory::MemoryStore;
-pub use page::{Page, Wanted};
+pub use page::{JobQuery, Page};
 pub use postgres::{Campaign, Candidate, Database, PostgresStore};
 pub use records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,

@@ -8,7 +8,7 @@ use qlora_engine::{Drain, Ended, Job, JobId, Reserved};
 
 use crate::bounds::{Bounds, Thinning, superfluous};
 use crate::error::StoreError;
-use crate::page::{Page, Wanted};
+use crate::page::{JobQuery, Page};
 use crate::records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord, Write,
 };
@@ -201,15 +201,15 @@ impl JobStore for MemoryStore {
         Ok(self.state().jobs.get(&id).cloned())
     }
 
-    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
+    async fn jobs(&self, query: &JobQuery) -> Result<Page, StoreError> {
         let state = self.state();
         let has_state = |job: &Job| {
-            let states = wanted.states.as_ref();
+            let states = query.states.as_ref();
             states.is_none_or(|states| states.contains(&job.state.word()))
         };
-        let before = state.jobs.range(..wanted.before).rev();
+        let before = state.jobs.range(..query.before).rev();
         let found = before.filter(|(_, job)| has_state(job)).map(|(id, _)| *id);
-        let (ids, next) = wanted.cut(found.take(wanted.limit as usize + 1).collect());
+        let (ids, next) = query.cut(found.take(query.limit as usize + 1).collect());
         let jobs = ids.iter().filter_map(|id| state.jobs.get(id)).cloned();
         Ok(Page {
             jobs: jobs.collect(),

@@ -2,9 +2,9 @@
 
 use qlora_engine::{Job, JobId};
 
-/// Which jobs are wanted.
+/// Which jobs a list asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct JobQuery {
     /// Words of [`qlora_engine::JobState::word`]; jobs in every state where there is none.
     pub states: Option<Vec<&'static str>>,
     /// Jobs of smaller numbers than this one.
@@ -16,13 +16,13 @@ pub struct Wanted {
 /// A page of jobs, newest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Page {
-    /// Those that can be read; there may be fewer than were wanted though there are more.
+    /// Those that can be read; there may be fewer than were asked for though there are more.
     pub jobs: Vec<Job>,
     /// Where the next page begins: its jobs have smaller numbers. None where there is no more.
     pub next: Option<JobId>,
 }
 
-impl Wanted {
+impl JobQuery {
     /// Cuts numbers of jobs to one page, and says where the next one begins. `found` is in no order,
     /// and has at least one number more than the limit where there are as many.
     pub(crate) fn cut(&self, mut found: Vec<JobId>) -> (Vec<JobId>, Option<JobId>) {

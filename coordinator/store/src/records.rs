@@ -6,7 +6,7 @@ use std::future::Future;
 use qlora_engine::{Drain, Ended, Job, JobId, JournalKind, Reserved};
 
 use crate::StoreError;
-use crate::page::{Page, Wanted};
+use crate::page::{JobQuery, Page};
 
 /// Values of one moment of a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -200,9 +200,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// [`StoreError::Unreadable`] where it is there and cannot be read.
     fn job(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
 
-    /// The jobs that are `wanted`, newest first. It looks them up by state and number, so that it
+    /// The jobs that `query` asks for, newest first. It looks them up by state and number, so that it
     /// takes the same time however many others there are. Those that cannot be read are left out.
-    fn jobs(&self, wanted: &Wanted) -> impl Future<Output = Result<Page, StoreError>> + Send;
+    fn jobs(&self, query: &JobQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Points of `job` after number `after`, oldest first.
     fn metrics(

@@ -12,7 +12,7 @@ use common::{LIMIT, database, job, lead, leads};
 use postgres::Postgres;
 use qlora_engine::{Ended, Job, JobId, JobState, Millis};
 use qlora_store::{
-    Bounds, Campaign, Candidate, JobStore, PostgresStore, StoreError, Wanted, Write,
+    Bounds, Campaign, Candidate, JobQuery, JobStore, PostgresStore, StoreError, Write,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
@@ -86,7 +86,7 @@ async fn holds_all(store: &PostgresStore) {
     assert_eq!(found, known);
     let aside: Vec<JobId> = stored.unreadable.iter().map(|u| u.job).collect();
     assert_eq!(aside, [JobId(UNREADABLE)]);
-    let wanted = Wanted {
+    let wanted = JobQuery {
         states: Some(vec!["succeeded"]),
         before: JobId(UNREADABLE + 2),
         limit: 2,
@@ -113,7 +113,7 @@ async fn a_database_of_the_schema_before_is_taken_over_and_its_ended_jobs_are_fi
     assert_eq!(briefs as usize, (1..=JOBS).filter(is_ended).count());
     let again = vec![Write::SaveJob(Box::new(succeeded(LIVE[0])))];
     store.apply(again).await.expect("a write");
-    let wanted = Wanted {
+    let wanted = JobQuery {
         states: Some(vec!["queued"]),
         before: JobId(u64::MAX),
         limit: 9,
@@ -170,7 +170,7 @@ async fn an_ended_job_is_known_by_its_brief_or_by_itself() {
         "{unreadable:?}"
     );
     // It does not hide the others, and a page that lacks it is not the last one.
-    let wanted = |before| Wanted {
+    let wanted = |before| JobQuery {
         states: None,
         before: JobId(before),
         limit: 1,
@@ -226,7 +226,7 @@ async fn lists_and_a_start_look_jobs_up_by_their_state_and_number() {
     let (all, of_index) = scans(&mut session).await;
     let store = leads(&mut Candidate::new(database(&url)), "a:1").await;
     holds_all(&store).await;
-    let wanted = Wanted {
+    let wanted = JobQuery {
         states: None,
         before: JobId(9),
         limit: 3,

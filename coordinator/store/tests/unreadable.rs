@@ -351,7 +351,7 @@ async fn an_ended_job_is_known_by_its_brief_or_by_itself() {
         "{unreadable:?}"
     );
     // It does not hide the others, and a page that lacks it is not the last one.
-    let wanted = |before| Wanted {
+    let wanted = |before| JobQuery {
         states: None,
         before: JobId(before),
         limit: 1,
@@ -390,7 +390,7 @@ async fn ended_jobs_of_an_earlier_version_are_listed_and_known_in_brief() {
         assert_eq!(stored.jobs, [running(1, 10, None)]);
         assert_eq!(stored.ended, [Ended::of(&ended).expect("it has ended")]);
         assert_eq!(stored.unreadable.len(), 1);
-        let wanted = Wanted {
+        let wanted = JobQuery {
             states: Some(vec!["succeeded"]),
             before: JobId(9),
             limit: 9,

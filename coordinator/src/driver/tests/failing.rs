@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use qlora_engine::{Job, JobId};
 use qlora_store::{
-    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, Page,
-    StoreError, Stored, TokenRecord, Unreadable, Wanted, Write,
+    By, ConfigRevision, JobQuery, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord,
+    Page, StoreError, Stored, TokenRecord, Unreadable, Write,
 };
 use tokio::sync::Semaphore;
 
@@ -80,8 +80,8 @@ impl JobStore for Failing {
         self.kept.job(id).await
     }
 
-    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
-        self.kept.jobs(wanted).await
+    async fn jobs(&self, query: &JobQuery) -> Result<Page, StoreError> {
+        self.kept.jobs(query).await
     }
 
     async fn metrics(

@@ -14,13 +14,9 @@ enum Mark {
     Going,
 }
 
-/// Keeps an artifact from being removed until this is dropped: whoever refers to it does so before.
-pub struct Claim(#[expect(dead_code, reason = "held to be dropped")] Held);
-
-/// Keeps an artifact from being claimed until this is dropped.
-pub(super) struct Going(#[expect(dead_code, reason = "held to be dropped")] Held);
-
-struct Held {
+/// Keeps an artifact until this is dropped: from being removed, where somebody is about to refer to
+/// it, who does so before; or from being claimed, where it is being removed.
+pub struct Claim {
     marks: Marks,
     digest: Digest256,
 }
@@ -33,21 +29,21 @@ impl Marks {
             Mark::Claimed(by) => *by += 1,
             Mark::Going => return None,
         }
-        Some(Claim(self.held(digest)))
+        Some(self.held(digest))
     }
 
     /// None while it is claimed, or goes already.
-    pub fn go(&self, digest: &Digest256) -> Option<Going> {
+    pub fn go(&self, digest: &Digest256) -> Option<Claim> {
         let mut all = self.all();
         if all.contains_key(digest) {
             return None;
         }
         all.insert(digest.clone(), Mark::Going);
-        Some(Going(self.held(digest)))
+        Some(self.held(digest))
     }
 
-    fn held(&self, digest: &Digest256) -> Held {
-        Held {
+    fn held(&self, digest: &Digest256) -> Claim {
+        Claim {
             marks: self.clone(),
             digest: digest.clone(),
         }
@@ -58,7 +54,7 @@ impl Marks {
     }
 }
 
-impl Drop for Held {
+impl Drop for Claim {
     fn drop(&mut self) {
         let mut all = self.marks.all();
         if let Some(Mark::Claimed(by)) = all.get_mut(&self.digest)

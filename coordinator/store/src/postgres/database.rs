@@ -150,8 +150,8 @@ impl Database {
             None => format!("{}:{}", options.get_host(), options.get_port()),
         };
         let shown = format!("postgres://{}@{host}/{name}", options.get_username());
-        let is_agreed = is_insecure && says_mode(url);
-        if !(verifies(&options) || is_here(&options) || is_agreed) {
+        let is_waived = is_insecure && says_mode(url);
+        if !(verifies(&options) || is_here(&options) || is_waived) {
             return Err(StoreError::Unverified { place: shown });
         }
         let options = options

@@ -4,8 +4,12 @@ use qlora_engine::JobId;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
+<<<<<<< HEAD
 use super::database::Readers;
 use crate::page::Wanted;
+=======
+use crate::page::JobQuery;
+>>>>>>> m3-walls
 use crate::records::Stored;
 use crate::rows::Columns;
 use crate::start::{BRIEFS, add_briefs, add_ended, add_job};
@@ -70,14 +74,19 @@ pub(super) async fn one(readers: &Readers, id: i64) -> Result<Option<PgRow>, sql
     readers.ask(asked).await
 }
 
-/// Numbers of jobs that are `wanted`: of each state as many as a page has, and one more.
+/// Numbers of jobs that `query` asks for: of each state as many as a page has, and one more.
 pub(super) async fn numbers(
+<<<<<<< HEAD
     readers: &Readers,
     wanted: &Wanted,
+=======
+    readers: &PgPool,
+    query: &JobQuery,
+>>>>>>> m3-walls
     before: i64,
 ) -> Result<Vec<JobId>, sqlx::Error> {
-    let limit = i64::from(wanted.limit) + 1;
-    let query = match &wanted.states {
+    let limit = i64::from(query.limit) + 1;
+    let statement = match &query.states {
         None => sqlx::query_scalar("SELECT id FROM jobs WHERE id < $1 ORDER BY id DESC LIMIT $2")
             .bind(before)
             .bind(limit),
@@ -91,7 +100,11 @@ pub(super) async fn numbers(
         .bind(limit)
         .bind(states.clone()),
     };
+<<<<<<< HEAD
     let found: Vec<i64> = readers.ask(query.fetch_all(&readers.pool)).await?;
+=======
+    let found: Vec<i64> = statement.fetch_all(readers).await?;
+>>>>>>> m3-walls
     Ok(found.into_iter().map(|id| JobId(id as u64)).collect())
 }
 

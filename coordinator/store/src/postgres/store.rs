@@ -14,7 +14,7 @@ use super::writes::writable;
 use crate::bounds::Bounds;
 use crate::error::StoreError;
 use crate::named::{Named, mark_told};
-use crate::page::{Page, Wanted};
+use crate::page::{JobQuery, Page};
 use crate::records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
     Unreadable, Write,
@@ -165,9 +165,9 @@ impl JobStore for PostgresStore {
         row.as_ref().map(rows::asked).transpose()
     }
 
-    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
-        let found = jobs::numbers(&self.readers, wanted, position(wanted.before.0)).await;
-        let (ids, next) = wanted.cut(found.map_err(|e| self.unread(e))?);
+    async fn jobs(&self, query: &JobQuery) -> Result<Page, StoreError> {
+        let found = jobs::numbers(&self.readers, query, position(query.before.0)).await;
+        let (ids, next) = query.cut(found.map_err(|e| self.unread(e))?);
         let rows = jobs::rows_of(&self.readers, &ids).await;
         let readable = |row| self.named.readable(rows::asked(row));
         let rows = rows.map_err(|e| self.unread(e))?;

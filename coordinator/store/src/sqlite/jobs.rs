@@ -4,7 +4,7 @@ use qlora_engine::JobId;
 use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 
-use crate::page::Wanted;
+use crate::page::JobQuery;
 use crate::records::Stored;
 use crate::rows::Columns;
 use crate::start::{BRIEFS, add_briefs, add_ended, add_job};
@@ -70,14 +70,14 @@ pub(super) async fn one(readers: &SqlitePool, id: i64) -> Result<Option<SqliteRo
         .await
 }
 
-/// Numbers of jobs that are `wanted`: of each state as many as a page has, and one more.
+/// Numbers of jobs that `query` asks for: of each state as many as a page has, and one more.
 pub(super) async fn numbers(
     readers: &SqlitePool,
-    wanted: &Wanted,
+    query: &JobQuery,
     before: i64,
 ) -> Result<Vec<JobId>, sqlx::Error> {
-    let limit = i64::from(wanted.limit) + 1;
-    let Some(states) = &wanted.states else {
+    let limit = i64::from(query.limit) + 1;
+    let Some(states) = &query.states else {
         let found: Vec<i64> =
             sqlx::query_scalar("SELECT id FROM jobs WHERE id < ? ORDER BY id DESC LIMIT ?")
                 .bind(before)

@@ -5,8 +5,8 @@ use qlora_store::*;
 
 use crate::common::job;
 
-fn wanted(states: &[&'static str], before: u64, limit: u32) -> Wanted {
-    Wanted {
+fn wanted(states: &[&'static str], before: u64, limit: u32) -> JobQuery {
+    JobQuery {
         states: (!states.is_empty()).then(|| states.to_vec()),
         before: JobId(before),
         limit,
@@ -38,7 +38,7 @@ pub async fn lists(store: &impl JobStore) {
         let writes = [job(id), ended(id)].map(|job| Write::SaveJob(Box::new(job)));
         store.apply(writes.to_vec()).await.expect("a write");
     }
-    let asked = async |wanted: Wanted| {
+    let asked = async |wanted: JobQuery| {
         let page = store.jobs(&wanted).await.expect("a page");
         let ids: Vec<u64> = page.jobs.iter().map(|job| job.id.0).collect();
         assert!(page.jobs.iter().all(|job| *job == ended(job.id.0)));
@@ -64,7 +64,7 @@ pub async fn lists(store: &impl JobStore) {
     assert_eq!(asked(wanted(&two, all, 3)).await, (vec![9, 7, 6], Some(6)));
     assert_eq!(asked(wanted(&two, 6, 3)).await, (vec![4, 3, 1], None));
     assert_eq!(asked(wanted(&["running"], all, 3)).await, (vec![], None));
-    let nothing = Wanted {
+    let nothing = JobQuery {
         states: Some(Vec::new()),
         ..wanted(&[], all, 3)
     };

@@ -2,7 +2,7 @@
 
 use qlora_kernels::{DropoutKey, LoraInput};
 
-use super::Factors;
+use super::{Factors, Magnitude};
 
 /// The adapter of one projection in one pass.
 #[derive(Clone, Copy)]
@@ -22,7 +22,8 @@ impl<'a> AdapterPass<'a> {
         }
     }
 
-    pub(crate) fn is_decomposed(&self) -> bool {
-        self.factors.magnitude.is_some()
+    /// With DoRA only.
+    pub(crate) fn magnitude(&self) -> Option<&'a Magnitude> {
+        self.factors.magnitude.as_ref()
     }
 }

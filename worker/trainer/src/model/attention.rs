@@ -11,7 +11,7 @@ use qlora_kernels::{Activations, AttentionSaved, AttentionShape, RopeTable};
 use qlora_planner::SavedActivations;
 
 use super::inputs::{Inputs, SavedByLayer};
-use super::linear::LoraSaved;
+use super::linear::AdapterSaved;
 use super::norm::Norm;
 use super::pass::{LinearAt, Pass};
 use crate::Result;
@@ -45,7 +45,7 @@ pub struct Saved {
     lse: Tensor,
     given: Option<Given>,
     u: SavedByLayer,
-    u_output: Option<LoraSaved>,
+    u_output: Option<AdapterSaved>,
 }
 
 /// Where a norm follows: what goes into it, and its rstd.
@@ -74,11 +74,11 @@ pub struct Kept {
     /// The sub-layer's output, or what goes into the norm after it.
     output: Option<Tensor>,
     u: SavedByLayer,
-    u_output: Option<LoraSaved>,
+    u_output: Option<AdapterSaved>,
 }
 
 impl Saved {
-    pub fn lora(&self) -> impl Iterator<Item = &LoraSaved> {
+    pub fn lora(&self) -> impl Iterator<Item = &AdapterSaved> {
         self.u.iter().chain([&self.u_output]).flatten()
     }
 
@@ -201,9 +201,9 @@ impl Attention {
         pass: &Pass<'_>,
         x: &Tensor,
         o: &Activations,
-        u: Option<LoraSaved>,
+        u: Option<AdapterSaved>,
         next: &LinearAt,
-    ) -> Result<(Tensor, Option<LoraSaved>)> {
+    ) -> Result<(Tensor, Option<AdapterSaved>)> {
         next.linear.prefetch(pass.backend)?;
         let base = self.norm_after.is_none().then_some(x);
         pass.forward(&self.output, o, u, base)

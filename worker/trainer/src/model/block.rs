@@ -7,7 +7,7 @@ use qlora_kernels::types::offload::Offloaded;
 use qlora_planner::SavedActivations;
 
 use super::attention::{self, Attention, LayerCache};
-use super::linear::{Linear, LoraSaved};
+use super::linear::{AdapterSaved, Linear};
 use super::mlp::{self, Mlp};
 use super::pass::{LinearAt, Pass};
 use crate::Result;
@@ -68,7 +68,7 @@ impl Saved {
             .attention
             .lora()
             .chain(self.mlp.lora())
-            .all(LoraSaved::is_small);
+            .all(AdapterSaved::is_small);
         let keep = if small || keep == SavedActivations::All {
             keep
         } else {

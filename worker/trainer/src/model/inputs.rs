@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use qlora_kernels::Activations;
 
-use super::linear::LoraSaved;
+use super::linear::AdapterSaved;
 use super::norm::Norm;
 use super::pass::{LinearAt, Pass};
 use crate::Result;
@@ -23,7 +23,7 @@ pub enum Layers<const N: usize> {
 }
 
 /// What an adapter saves for each layer.
-pub type SavedByLayer = Vec<Option<LoraSaved>>;
+pub type SavedByLayer = Vec<Option<AdapterSaved>>;
 
 impl<const N: usize> Inputs<N> {
     pub fn layers(&self) -> &[LinearAt] {
@@ -102,7 +102,7 @@ impl<const N: usize> Inputs<N> {
         pass: &Pass<'_>,
         u: &mut SavedByLayer,
         next: &LinearAt,
-        forward: impl Fn(&LinearAt, Option<LoraSaved>) -> Result<(T, Option<LoraSaved>)>,
+        forward: impl Fn(&LinearAt, Option<AdapterSaved>) -> Result<(T, Option<AdapterSaved>)>,
     ) -> Result<Vec<T>> {
         let layers = self.layers();
         let mut outputs = Vec::with_capacity(layers.len());

@@ -9,7 +9,7 @@ use qlora_kernels::{Activations, GateFunction};
 use qlora_planner::SavedActivations;
 
 use super::inputs::{Inputs, SavedByLayer};
-use super::linear::{self, LinearGrad, LoraSaved};
+use super::linear::{self, AdapterSaved, LinearGrad};
 use super::norm::Norm;
 use super::pass::{LinearAt, Pass};
 use crate::Result;
@@ -44,7 +44,7 @@ pub struct Kept {
 }
 
 impl Saved {
-    pub fn lora(&self) -> impl Iterator<Item = &LoraSaved> {
+    pub fn lora(&self) -> impl Iterator<Item = &AdapterSaved> {
         self.u.iter().flatten()
     }
 
@@ -158,7 +158,7 @@ impl Mlp {
             .transpose()?;
         let linear = &self.down.linear;
         let saved = match (&adapter, &h) {
-            (Some(adapter), Some(h)) => Some(linear.lora_forward(pass.backend, h, adapter)?),
+            (Some(adapter), Some(h)) => Some(linear.adapter_forward(pass.backend, h, *adapter)?),
             _ => None,
         };
         let grad = LinearGrad {

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use qlora_config::TargetModule;
 use qlora_kernels::{Activations, Backend, RopeTable, Sequences};
 
-use super::linear::{self, Linear, LinearGrad, LoraSaved};
+use super::linear::{self, AdapterSaved, Linear, LinearGrad};
 use crate::Result;
 use crate::lora::{AdapterPass, Adapters, FactorGrad, Gradients, MaskPosition};
 use crate::stop::StopSignal;
@@ -30,7 +30,7 @@ pub struct Pass<'a> {
 }
 
 /// A layer, the gradient that reaches it, and what its adapter saved.
-pub type Part<'a> = (&'a LinearAt, &'a Activations, Option<&'a LoraSaved>);
+pub type Part<'a> = (&'a LinearAt, &'a Activations, Option<&'a AdapterSaved>);
 
 impl<'a> Pass<'a> {
     pub fn adapter(&self, at: &LinearAt) -> Option<AdapterPass<'a>> {
@@ -42,7 +42,7 @@ impl<'a> Pass<'a> {
         &self,
         layers: &[LinearAt],
         x: &Activations,
-        known: &mut [Option<LoraSaved>],
+        known: &mut [Option<AdapterSaved>],
     ) -> Result<()> {
         let adapters: Vec<_> = layers.iter().map(|at| self.adapter(at)).collect();
         linear::lora_forward(self.backend, x, &adapters, known)
@@ -53,9 +53,9 @@ impl<'a> Pass<'a> {
         &self,
         at: &LinearAt,
         x: &Activations,
-        known: Option<LoraSaved>,
+        known: Option<AdapterSaved>,
         base: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<LoraSaved>)> {
+    ) -> Result<(Tensor, Option<AdapterSaved>)> {
         at.linear
             .forward(self.backend, x, self.adapter(at), known, base)
     }
@@ -65,8 +65,8 @@ impl<'a> Pass<'a> {
         &self,
         at: &LinearAt,
         x: &Activations,
-        known: Option<LoraSaved>,
-    ) -> Result<(Activations, Option<LoraSaved>)> {
+        known: Option<AdapterSaved>,
+    ) -> Result<(Activations, Option<AdapterSaved>)> {
         at.linear
             .forward_on(self.backend, x, self.adapter(at), known)
     }

@@ -1,13 +1,13 @@
-//! Gradients through linear layers that share an input.
-//!
-//! With dy' = dy, or g o dy with DoRA, and d = k s dy' B:
-//! dx = k dy W + c m o (k (dy' - dy) W + d A), summed over the layers.
+//! Gradients through linear layers that share an input: what `lora` and `dora` say of dx, summed
+//! over the layers.
 
-use candle_core::{DType, Tensor};
-use qlora_kernels::{Activations, Backend, LoraBackwardInput, Term};
+use candle_core::Tensor;
+use qlora_kernels::{Activations, Backend, Term};
 
-use super::dora::{dropped, scaled_rows};
-use super::{Linear, LoraSaved};
+use super::dora::DoraGrad;
+use super::layer::Linear;
+use super::lora::LoraGrad;
+use super::saved::AdapterSaved;
 use crate::Result;
 use crate::lora::{AdapterPass, FactorGrad};
 
@@ -17,102 +17,60 @@ pub struct LinearGrad<'a> {
     /// [M, out]
     pub dy: &'a Activations,
     pub adapter: Option<AdapterPass<'a>>,
-    pub saved: Option<&'a LoraSaved>,
+    pub saved: Option<&'a AdapterSaved>,
 }
 
-/// What goes back through one adapter.
-struct AdapterGrad<'a> {
-    adapter: AdapterPass<'a>,
-    /// k s dy' B [M, R].
-    du: Activations,
-    /// With DoRA, dy' = g o dy [M, out].
-    scaled: Option<Activations>,
-    /// dB = k s dy'^T u [out, R].
-    b: Tensor,
-    /// With DoRA, dm' [out].
-    magnitude: Option<Tensor>,
+/// What goes back through one adapter, of the kind of what that saved.
+enum AdapterGrad<'a> {
+    Lora(LoraGrad<'a>),
+    Dora(DoraGrad<'a>),
 }
 
 impl<'a> AdapterGrad<'a> {
     fn find(backend: &dyn Backend, grad: &LinearGrad<'a>) -> Result<Option<Self>> {
+        let &LinearGrad { linear, dy, .. } = grad;
         let (Some(adapter), Some(saved)) = (grad.adapter, grad.saved) else {
             return Ok(None);
         };
-        let ratio = grad.linear.ratio(backend, &adapter)?;
-        let scaled = match &ratio {
-            Some(ratio) => Some(Activations::from(scaled_rows(grad.dy.tensor()?, ratio)?)),
-            None => None,
-        };
-        let dy = scaled.as_ref().unwrap_or(grad.dy);
-        let scale = grad.linear.scale * adapter.scale;
-        let inner = Term {
-            x: dy,
-            w: &adapter.factors.b,
-            scale,
-        };
-        let du = backend.matmul_backward(&[inner], None)?.into();
-        let b = backend.weight_gradient(dy, &saved.u, scale)?;
-        let magnitude = magnitude_grad(backend, grad, &adapter, saved)?;
-        Ok(Some(Self {
-            adapter,
-            du,
-            scaled,
-            b,
-            magnitude,
+        Ok(Some(match saved {
+            AdapterSaved::Lora(saved) => {
+                Self::Lora(LoraGrad::of(backend, linear, dy, adapter, saved)?)
+            }
+            AdapterSaved::Dora(saved) => {
+                Self::Dora(DoraGrad::of(backend, linear, dy, adapter, saved)?)
+            }
         }))
     }
 
-    /// d A.
-    fn update(&self) -> Term<'_> {
-        Term {
-            x: &self.du,
-            w: &self.adapter.factors.a,
-            scale: 1.0,
+    fn factors(&self) -> &LoraGrad<'a> {
+        match self {
+            Self::Lora(grad) => grad,
+            Self::Dora(grad) => &grad.factors,
         }
     }
 
-    /// With DoRA, dA, and `base` + c m o (k (dy' - dy) W + d A) where there is a mask.
-    fn decomposed(
-        &self,
-        backend: &dyn Backend,
-        grad: &LinearGrad<'_>,
-        x: &Activations,
-        scaled: &Activations,
-        base: Option<Tensor>,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let dropped = dropped(backend, x, &self.adapter)?;
-        let da = backend.weight_gradient(&self.du, dropped.as_ref().unwrap_or(x), 1.0)?;
-        let Some(key) = &self.adapter.mask else {
-            return Ok((da, base));
+    /// Terms of dx of an adapter without a mask, from `dy` at its layer.
+    fn terms<'t>(&'t self, linear: &'t Linear, dy: &'t Activations) -> [Term<'t>; 2] {
+        let dy = match self {
+            Self::Lora(_) => dy,
+            Self::Dora(grad) => &grad.scaled,
         };
-        let change = (scaled.tensor()? - grad.dy.tensor()?)?.into();
-        let terms = [grad.linear.frozen(&change), self.update()];
-        let masked = backend.matmul_backward(&terms, None)?;
-        Ok((da, Some(backend.add_dropout(&masked, key, base.as_ref())?)))
+        [linear.frozen(dy), self.factors().update()]
+    }
+
+    /// With dA [R, in].
+    fn of_factors(self, a: Tensor) -> FactorGrad {
+        match self {
+            Self::Lora(grad) => grad.of_factors(a),
+            Self::Dora(grad) => grad.of_factors(a),
+        }
     }
 }
 
-/// With n the norm, g = m' / n and dm' = sum of dy o r / n over the tokens.
-fn magnitude_grad(
-    backend: &dyn Backend,
-    grad: &LinearGrad<'_>,
-    adapter: &AdapterPass<'_>,
-    saved: &LoraSaved,
-) -> Result<Option<Tensor>> {
-    let (Some(unscaled), Some(own)) = (&saved.unscaled, &adapter.factors.magnitude) else {
-        return Ok(None);
-    };
-    let norms = own.norms(|| grad.linear.norms_with(backend, adapter))?;
-    let sums = (grad.dy.tensor()? * unscaled)?
-        .to_dtype(DType::F32)?
-        .sum(0)?;
-    Ok(Some((sums / norms)?))
-}
-
-/// Terms of dx, what is added to them, and dA of each layer's adapter.
+/// What goes back through each layer's adapter with its dA, and what is added to the terms of dx.
 struct Gradients<'a> {
     adapters: Vec<Option<(AdapterGrad<'a>, Tensor)>>,
-    /// c m o (k (dy' - dy) W + d A), summed over the adapters with a mask.
+    /// The part of dx under masks, summed over the adapters that have one.
     base: Option<Tensor>,
 }
 
@@ -132,30 +90,25 @@ impl<'a> Gradients<'a> {
             .iter()
             .map(|grad| AdapterGrad::find(backend, grad))
             .collect::<Result<Vec<_>>>()?;
-        let plain = found.iter().flatten().filter(|own| own.scaled.is_none());
-        let plain: Vec<_> = plain
-            .map(|own| LoraBackwardInput {
-                adapter: own.adapter.input(),
-                du: &own.du,
-            })
-            .collect();
-        let (of_a, mut base) = backend.lora_backward(x, &plain)?;
+        let of_lora = found.iter().flatten().filter_map(|own| match own {
+            AdapterGrad::Lora(grad) => Some(grad.input()),
+            AdapterGrad::Dora(_) => None,
+        });
+        let (of_a, mut base) = backend.lora_backward(x, &of_lora.collect::<Vec<_>>())?;
         let mut of_a = of_a.into_iter();
         let mut adapters = Vec::with_capacity(grads.len());
         for (grad, found) in grads.iter().zip(found) {
-            let Some(found) = found else {
-                adapters.push(None);
-                continue;
-            };
-            let da = match &found.scaled {
-                None => of_a.next(),
-                Some(scaled) => {
-                    let (da, sum) = found.decomposed(backend, grad, x, scaled, base.take())?;
+            let da = match &found {
+                None => None,
+                Some(AdapterGrad::Lora(_)) => of_a.next(),
+                Some(AdapterGrad::Dora(own)) => {
+                    let at = (grad.linear, grad.dy);
+                    let (da, sum) = own.of_input(backend, at, x, base.take())?;
                     base = sum;
                     Some(da)
                 }
             };
-            adapters.push(da.map(|da| (found, da)));
+            adapters.push(found.zip(da));
         }
         Ok(Self { adapters, base })
     }
@@ -164,9 +117,8 @@ impl<'a> Gradients<'a> {
         let mut terms = Vec::with_capacity(2 * grads.len());
         for (grad, own) in grads.iter().zip(&self.adapters) {
             match own {
-                Some((own, _)) if own.adapter.mask.is_none() => {
-                    let dy = own.scaled.as_ref().unwrap_or(grad.dy);
-                    terms.extend([grad.linear.frozen(dy), own.update()]);
+                Some((own, _)) if own.factors().adapter.mask.is_none() => {
+                    terms.extend(own.terms(grad.linear, grad.dy));
                 }
                 _ => terms.push(grad.linear.frozen(grad.dy)),
             }
@@ -175,11 +127,7 @@ impl<'a> Gradients<'a> {
     }
 
     fn of_factors(self) -> Vec<Option<FactorGrad>> {
-        let grad = |(own, a): (AdapterGrad<'_>, Tensor)| FactorGrad {
-            a,
-            b: own.b,
-            magnitude: own.magnitude,
-        };
+        let grad = |(own, a): (AdapterGrad<'_>, Tensor)| own.of_factors(a);
         self.adapters.into_iter().map(|own| own.map(grad)).collect()
     }
 }

@@ -1,17 +1,152 @@
-//! DoRA (Liu et al., 2024): the rows of W + s B A are scaled by g = |m'| / |W + s B A|.
+//! DoRA (Liu et al., 2024): the rows of W + s B A are scaled by g = m' / n with n = |W + s B A|.
 //!
 //! As in PEFT, dropout touches only what the adapter changes, and the norm is a constant to the
 //! gradient: with x' = c (m o x) and r = k (x' W^T + s u B^T), y = k (x - x') W^T + g o r.
+//!
+//! The factors get the gradients that LoRA gives them for dy' = g o dy. dm' = sum of dy o r / n over
+//! the tokens, and dx = k dy W + c m o (k (dy' - dy) W + d A).
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::{Activations, Backend, Term};
 
-use super::{Linear, LoraSaved};
+use super::layer::Linear;
+use super::lora::{LoraGrad, LoraSaved};
 use crate::Result;
-use crate::lora::{AdapterPass, Factors};
+use crate::lora::{AdapterPass, FactorGrad, Factors, Magnitude};
+
+/// What the forward pass of an adapter of DoRA saves.
+pub struct DoraSaved {
+    /// Of x'.
+    factors: LoraSaved,
+    /// r [M, out].
+    unscaled: Tensor,
+    /// g [out].
+    ratio: Tensor,
+    /// n [out].
+    norms: Tensor,
+}
+
+impl DoraSaved {
+    /// Of the input `x` [M, in].
+    pub(super) fn of(
+        backend: &dyn Backend,
+        linear: &Linear,
+        x: &Activations,
+        (adapter, magnitude): (AdapterPass<'_>, &Magnitude),
+    ) -> Result<Self> {
+        let dropped = dropped(backend, x, &adapter)?;
+        let x = dropped.as_ref().unwrap_or(x);
+        Self::of_dropped(backend, linear, x, (adapter, magnitude))
+    }
+
+    /// Of x' [M, in].
+    fn of_dropped(
+        backend: &dyn Backend,
+        linear: &Linear,
+        dropped: &Activations,
+        (adapter, magnitude): (AdapterPass<'_>, &Magnitude),
+    ) -> Result<Self> {
+        let inner = Term {
+            x: dropped,
+            w: &adapter.factors.a,
+            scale: 1.0,
+        };
+        let u = backend.matmul_forward(&[inner], None)?.into();
+        let factors = LoraSaved { u };
+        let unscaled = backend.matmul_forward(&factors.terms(linear, dropped, &adapter), None)?;
+        let norms = magnitude.norms(|| norms_with(backend, linear, &adapter))?;
+        Ok(Self {
+            factors,
+            unscaled,
+            ratio: (&magnitude.value / norms)?,
+            norms: norms.clone(),
+        })
+    }
+}
+
+/// `base` + y [M, out] of `x` [M, in].
+pub(super) fn forward(
+    backend: &dyn Backend,
+    linear: &Linear,
+    x: &Activations,
+    adapter: (AdapterPass<'_>, &Magnitude),
+    base: Option<&Tensor>,
+) -> Result<(Tensor, DoraSaved)> {
+    let dropped = dropped(backend, x, &adapter.0)?;
+    let saved = DoraSaved::of_dropped(backend, linear, dropped.as_ref().unwrap_or(x), adapter)?;
+    let mut y = scaled_rows(&saved.unscaled, &saved.ratio)?;
+    if let Some(base) = base {
+        y = (y + base)?;
+    }
+    if let Some(dropped) = &dropped {
+        let rest = (x.tensor()? - dropped.tensor()?)?.into();
+        y = backend.matmul_forward(&[linear.frozen(&rest)], Some(&y))?;
+    }
+    Ok((y, saved))
+}
+
+/// What goes back through an adapter of DoRA.
+pub(super) struct DoraGrad<'a> {
+    /// From dy'.
+    pub factors: LoraGrad<'a>,
+    /// dy' [M, out].
+    pub scaled: Activations,
+    /// dm' [out].
+    magnitude: Tensor,
+}
+
+impl<'a> DoraGrad<'a> {
+    /// From `dy` [M, out].
+    pub fn of(
+        backend: &dyn Backend,
+        linear: &Linear,
+        dy: &Activations,
+        adapter: AdapterPass<'a>,
+        saved: &DoraSaved,
+    ) -> Result<Self> {
+        let scaled: Activations = scaled_rows(dy.tensor()?, &saved.ratio)?.into();
+        let factors = LoraGrad::of(backend, linear, &scaled, adapter, &saved.factors)?;
+        let sums = (dy.tensor()? * &saved.unscaled)?
+            .to_dtype(DType::F32)?
+            .sum(0)?;
+        Ok(Self {
+            factors,
+            scaled,
+            magnitude: (sums / &saved.norms)?,
+        })
+    }
+
+    /// dA, and `base` + c m o (k (dy' - dy) W + d A) where there is a mask.
+    pub fn of_input(
+        &self,
+        backend: &dyn Backend,
+        (linear, dy): (&Linear, &Activations),
+        x: &Activations,
+        base: Option<Tensor>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let LoraGrad { adapter, du, .. } = &self.factors;
+        let dropped = dropped(backend, x, adapter)?;
+        let da = backend.weight_gradient(du, dropped.as_ref().unwrap_or(x), 1.0)?;
+        let Some(key) = &adapter.mask else {
+            return Ok((da, base));
+        };
+        let change = (self.scaled.tensor()? - dy.tensor()?)?.into();
+        let terms = [linear.frozen(&change), self.factors.update()];
+        let masked = backend.matmul_backward(&terms, None)?;
+        Ok((da, Some(backend.add_dropout(&masked, key, base.as_ref())?)))
+    }
+
+    /// With dA [R, in].
+    pub fn of_factors(self, a: Tensor) -> FactorGrad {
+        FactorGrad {
+            magnitude: Some(self.magnitude),
+            ..self.factors.of_factors(a)
+        }
+    }
+}
 
 /// The input of an adapter after its mask; none where there is no mask.
-pub(super) fn dropped(
+fn dropped(
     backend: &dyn Backend,
     x: &Activations,
     adapter: &AdapterPass<'_>,
@@ -21,113 +156,19 @@ pub(super) fn dropped(
 }
 
 /// `rows` [M, out] times `ratio` [out].
-pub(super) fn scaled_rows(rows: &Tensor, ratio: &Tensor) -> Result<Tensor> {
+fn scaled_rows(rows: &Tensor, ratio: &Tensor) -> Result<Tensor> {
     Ok(rows.broadcast_mul(&ratio.to_dtype(rows.dtype())?)?)
 }
 
-impl Linear {
-    /// [`Linear::forward`] without the bias.
-    pub(super) fn forward_decomposed(
-        &self,
-        backend: &dyn Backend,
-        x: &Activations,
-        adapter: AdapterPass<'_>,
-        base: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<LoraSaved>)> {
-        let dropped = dropped(backend, x, &adapter)?;
-        let (u, unscaled) = self.decomposed(backend, dropped.as_ref().unwrap_or(x), &adapter)?;
-        let ratio = self.ratio(backend, &adapter)?;
-        let missing = || candle_core::Error::Msg("DoRA without magnitudes".into());
-        let ratio = ratio.ok_or_else(missing)?;
-        let mut y = scaled_rows(&unscaled, &ratio)?;
-        if let Some(base) = base {
-            y = (y + base)?;
-        }
-        if let Some(dropped) = &dropped {
-            let rest = (x.tensor()? - dropped.tensor()?)?.into();
-            y = backend.matmul_forward(&[self.frozen(&rest)], Some(&y))?;
-        }
-        let unscaled = Some(unscaled);
-        Ok((y, Some(LoraSaved { u, unscaled })))
-    }
-
-    pub(super) fn saved_decomposed(
-        &self,
-        backend: &dyn Backend,
-        x: &Activations,
-        adapter: &AdapterPass<'_>,
-    ) -> Result<LoraSaved> {
-        let dropped = dropped(backend, x, adapter)?;
-        let (u, unscaled) = self.decomposed(backend, dropped.as_ref().unwrap_or(x), adapter)?;
-        let unscaled = Some(unscaled);
-        Ok(LoraSaved { u, unscaled })
-    }
-
-    /// u and r for the input after its mask.
-    fn decomposed(
-        &self,
-        backend: &dyn Backend,
-        dropped: &Activations,
-        adapter: &AdapterPass<'_>,
-    ) -> Result<(Activations, Tensor)> {
-        let inner = Term {
-            x: dropped,
-            w: &adapter.factors.a,
-            scale: 1.0,
-        };
-        let u = backend.matmul_forward(&[inner], None)?.into();
-        let terms = [self.frozen(dropped), self.update(adapter, &u)];
-        let unscaled = backend.matmul_forward(&terms, None)?;
-        Ok((u, unscaled))
-    }
-
-    /// |W| [out], row by row.
-    pub fn norms(&self, backend: &dyn Backend) -> Result<Tensor> {
-        Ok(self.squares(backend)?.sqrt()?)
-    }
-
-    fn squares(&self, backend: &dyn Backend) -> Result<&Tensor> {
-        if let Some(squares) = self.squares.get() {
-            return Ok(squares);
-        }
-        let squares = backend
-            .dequantize(&*self.weight, DType::F32)?
-            .sqr()?
-            .sum(1)?;
-        Ok(self.squares.get_or_init(|| squares))
-    }
-
-    /// g [out]; none without DoRA.
-    pub(super) fn ratio(
-        &self,
-        backend: &dyn Backend,
-        adapter: &AdapterPass<'_>,
-    ) -> Result<Option<Tensor>> {
-        let Some(magnitude) = &adapter.factors.magnitude else {
-            return Ok(None);
-        };
-        let norms = magnitude.norms(|| self.norms_with(backend, adapter))?;
-        Ok(Some((&magnitude.value / norms)?))
-    }
-
-    /// |W + s B A| [out] without writing out any matrix of W's size:
-    /// |W|^2 + 2 s B . (A W^T)^T + s^2 B (A A^T) . B, row by row.
-    pub(super) fn norms_with(
-        &self,
-        backend: &dyn Backend,
-        adapter: &AdapterPass<'_>,
-    ) -> Result<Tensor> {
-        let (Factors { a, b, .. }, scale) = (adapter.factors, adapter.scale);
-        let rows = a.into();
-        let product = Term {
-            x: &rows,
-            w: &*self.weight,
-            scale: 1.0,
-        };
-        let through = backend.matmul_forward(&[product], None)?.t()?;
-        let cross = (b * through.to_dtype(DType::F32)?)?.sum(1)?;
-        let own = (b.matmul(&a.matmul(&a.t()?)?)? * b)?.sum(1)?;
-        let squares = (self.squares(backend)? + (cross * (2.0 * scale))?)?;
-        Ok((squares + (own * (scale * scale))?)?.sqrt()?)
-    }
+/// n [out] without writing out any matrix of W's size:
+/// |W|^2 + 2 s B . (A W^T)^T + s^2 B (A A^T) . B, row by row.
+fn norms_with(backend: &dyn Backend, linear: &Linear, adapter: &AdapterPass<'_>) -> Result<Tensor> {
+    let (Factors { a, b, .. }, scale) = (adapter.factors, adapter.scale);
+    let rows = a.into();
+    let product = linear.unscaled(&rows);
+    let through = backend.matmul_forward(&[product], None)?.t()?;
+    let cross = (b * through.to_dtype(DType::F32)?)?.sum(1)?;
+    let own = (b.matmul(&a.matmul(&a.t()?)?)? * b)?.sum(1)?;
+    let squares = (linear.squares(backend)? + (cross * (2.0 * scale))?)?;
+    Ok((squares + (own * (scale * scale))?)?.sqrt()?)
 }

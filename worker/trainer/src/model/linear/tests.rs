@@ -3,7 +3,8 @@ use qlora_kernels::DropoutKey;
 use qlora_testkit::tensors::{largest_difference, spread};
 
 use super::*;
-use crate::lora::{Factors, Magnitude};
+use crate::Result;
+use crate::lora::{AdapterPass, Factors, Magnitude};
 use crate::weights::Plain;
 
 const SCALE: f64 = 1.5;
@@ -12,7 +13,7 @@ fn values(rows: usize, cols: usize, seed: usize) -> Tensor {
     Tensor::from_vec(spread(rows * cols, seed, 1009), (rows, cols), &Device::Cpu).expect("values")
 }
 
-/// The formulas of `dora` and of this module's first lines as a graph of candle's, whose norm is a
+/// The formulas of `dora` as a graph of candle's, whose norm is a
 /// constant.
 #[test]
 fn gradients_of_dora_with_dropout_are_those_of_a_recorded_graph() -> Result<()> {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::error::StartError;
 
 /// A bound address, from binding it to the end of the program.
-pub struct Place {
+pub struct BoundAddress {
     pub address: SocketAddr,
     listener: std::net::TcpListener,
     address_file: Option<PathBuf>,
@@ -19,13 +19,17 @@ pub struct Place {
     record: Option<Kept>,
 }
 
+<<<<<<< HEAD:coordinator/src/place.rs
 /// A record that says how the coordinator speaks now, until this is dropped.
 pub type Kept = Arc<Mutex<Record>>;
 
 impl Place {
+=======
+impl BoundAddress {
+>>>>>>> m3-walls:coordinator/src/bound_address.rs
     /// Binds `listen`, and leaves the token of `token_file` before the address is known to anybody:
     /// whoever reads it finds the token.
-    pub async fn take(
+    pub async fn bind(
         listen: SocketAddr,
         address_file: Option<PathBuf>,
         token: &Token,
@@ -47,7 +51,7 @@ impl Place {
         })
     }
 
-    /// Takes connections until another listener of this place does. Those that nobody has taken yet
+    /// Takes connections until another listener of this address does. Those that nobody has taken yet
     /// wait for that one.
     pub fn listener(&self) -> Result<TcpListener, StartError> {
         let another = self.listener.try_clone().and_then(TcpListener::from_std);
