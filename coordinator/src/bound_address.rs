@@ -19,14 +19,10 @@ pub struct BoundAddress {
     record: Option<Kept>,
 }
 
-<<<<<<< HEAD:coordinator/src/place.rs
 /// A record that says how the coordinator speaks now, until this is dropped.
 pub type Kept = Arc<Mutex<Record>>;
 
-impl Place {
-=======
 impl BoundAddress {
->>>>>>> m3-walls:coordinator/src/bound_address.rs
     /// Binds `listen`, and leaves the token of `token_file` before the address is known to anybody:
     /// whoever reads it finds the token.
     pub async fn bind(

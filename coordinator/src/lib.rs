@@ -26,12 +26,8 @@ mod runnable;
 mod secured;
 mod serve;
 mod services;
-<<<<<<< HEAD
 mod sessions;
-mod setup;
 pub mod simulated;
-=======
->>>>>>> m3-walls
 mod standby;
 mod tls;
 mod tls_commands;

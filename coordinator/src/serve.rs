@@ -20,12 +20,8 @@ use qlora_telemetry::{Logs, Program};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::artifacts;
-<<<<<<< HEAD
-use crate::cleaning::{self, Released};
-=======
 use crate::bound_address::BoundAddress;
-use crate::cleaning;
->>>>>>> m3-walls
+use crate::cleaning::{self, Released};
 use crate::cli::Cli;
 use crate::doors::{self, Doors, Hosts};
 use crate::driver::Driver;
@@ -206,19 +202,12 @@ async fn lead<S: JobStore>(
     let address = bound.address;
     let tokens = services.tokens.clone();
     let hosts = Hosts::new(address, qlora_access::names(), &setup.cli.allow_host);
-<<<<<<< HEAD
     let sessions = Arc::<Sessions>::default();
     let asks_workers = setup.tls.asks_workers;
     let doors = Doors::new(hosts, tokens.clone(), sessions.clone(), asks_workers);
     tokio::spawn(tokens::keep(tokens, services.store.clone()));
     let router = router(services.clone(), setup.registry.clone(), doors, sessions).await?;
-    let (listener, _record) = place.last_listener()?;
-=======
-    let doors = Doors::new(hosts, tokens.clone(), setup.tls.asks_workers);
-    tokio::spawn(tokens::keep_days(tokens, services.store.clone()));
-    let router = router(services.clone(), setup.registry.clone(), doors).await?;
     let (listener, _record) = bound.last_listener()?;
->>>>>>> m3-walls
     tracing::info!(%address, state = %setup.folder.display(), "serving; `qlora-ctl page` opens the page");
     tokio::spawn(keep_fresh(services.instruments.clone()));
     tokio::spawn(cleaning::run(services, setup.cli.retention()));

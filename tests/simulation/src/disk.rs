@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use qlora_engine::{Job, JobId};
 use qlora_store::{
-    By, ConfigRevision, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord, Page,
-    StoreError, Stored, TokenRecord, Wanted, Write,
+    By, ConfigRevision, JobQuery, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord,
+    Page, StoreError, Stored, TokenRecord, Write,
 };
 use qlora_testkit::Chance;
 
@@ -66,7 +66,7 @@ impl Disk {
 
     /// The jobs that are durable, ended ones too.
     pub fn jobs(&self) -> Vec<Job> {
-        let all = Wanted {
+        let all = JobQuery {
             states: None,
             before: JobId(u64::MAX),
             limit: u32::MAX,
@@ -131,7 +131,7 @@ impl JobStore for Disk {
         self.kept.job(id).await
     }
 
-    async fn jobs(&self, wanted: &Wanted) -> Result<Page, StoreError> {
+    async fn jobs(&self, wanted: &JobQuery) -> Result<Page, StoreError> {
         self.kept.jobs(wanted).await
     }
 

@@ -4,12 +4,8 @@ use qlora_engine::JobId;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-<<<<<<< HEAD
 use super::database::Readers;
-use crate::page::Wanted;
-=======
 use crate::page::JobQuery;
->>>>>>> m3-walls
 use crate::records::Stored;
 use crate::rows::Columns;
 use crate::start::{BRIEFS, add_briefs, add_ended, add_job};
@@ -76,13 +72,8 @@ pub(super) async fn one(readers: &Readers, id: i64) -> Result<Option<PgRow>, sql
 
 /// Numbers of jobs that `query` asks for: of each state as many as a page has, and one more.
 pub(super) async fn numbers(
-<<<<<<< HEAD
     readers: &Readers,
-    wanted: &Wanted,
-=======
-    readers: &PgPool,
     query: &JobQuery,
->>>>>>> m3-walls
     before: i64,
 ) -> Result<Vec<JobId>, sqlx::Error> {
     let limit = i64::from(query.limit) + 1;
@@ -100,11 +91,7 @@ pub(super) async fn numbers(
         .bind(limit)
         .bind(states.clone()),
     };
-<<<<<<< HEAD
-    let found: Vec<i64> = readers.ask(query.fetch_all(&readers.pool)).await?;
-=======
-    let found: Vec<i64> = statement.fetch_all(readers).await?;
->>>>>>> m3-walls
+    let found: Vec<i64> = readers.ask(statement.fetch_all(&readers.pool)).await?;
     Ok(found.into_iter().map(|id| JobId(id as u64)).collect())
 }
 
