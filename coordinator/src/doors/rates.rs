@@ -21,8 +21,8 @@ use super::failures::network;
 use crate::tokens::Holder;
 
 /// Requests of one token at one address: so many in a second for as long as it likes, and so many at
-/// once after a while without. Hundreds of workers behind one address stay below it.
-const KNOWN: Quota = quota(5_000, 50_000);
+/// once after a while without. Ten thousand workers behind one address stay below it.
+const KNOWN: Quota = quota(20_000, 100_000);
 /// The same of an address that shows no token.
 const STRANGERS: Quota = quota(100, 1_000);
 /// Callers that are remembered before those that have been silent are forgotten.
@@ -142,7 +142,7 @@ mod tests {
         let issued = Tokens::new(own, &[record]).get(1).expect("a token");
         let (local, issued) = (Holder::Local, Holder::Issued(issued));
         let of_local = || rates.count(&local, ip("10.0.0.1"));
-        assert_eq!(taken(60_000, of_local), 50_000);
+        assert_eq!(taken(120_000, of_local), 100_000);
         let wait = of_local().expect_err("a refusal");
         assert!(
             !wait.is_zero() && wait <= Duration::from_millis(1),
@@ -155,7 +155,7 @@ mod tests {
         clock.advance(wait);
         assert_eq!(of_local(), Ok(()), "the time that was told is enough");
         clock.advance(Duration::from_secs(1));
-        assert_eq!(taken(10_000, of_local), 5_000);
+        assert_eq!(taken(40_000, of_local), 20_000);
     }
 
     #[test]
