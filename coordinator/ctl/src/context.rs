@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::retry::{Verdict, judge};
-use qlora_client::{Client, console};
+use qlora_client::{Client, TransferError, console};
 use qlora_config::Warning;
 use serde_json::json;
 use tokio::sync::OnceCell;
@@ -70,6 +70,15 @@ impl Context {
                 },
                 _ => CtlError::from_status(&status, &address),
             }
+        }
+    }
+
+    /// The same of a transfer.
+    pub fn transfer_fault(&self) -> impl Fn(TransferError) -> CtlError + use<> {
+        let of_call = self.fault();
+        move |fault| match fault {
+            TransferError::Stuck(status) => of_call(*status),
+            other => other.into(),
         }
     }
 
