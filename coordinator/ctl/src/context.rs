@@ -118,10 +118,11 @@ impl Context {
         }
     }
 
-    /// Tells the person something on the way, on stderr.
+    /// Tells the person something on the way, on stderr, in one line: whatever of `text` is from
+    /// outside can begin no other.
     pub fn say(&self, text: impl std::fmt::Display) {
         if !self.global.quiet && !self.global.json {
-            console::note(&console::block(&text.to_string()));
+            console::note(&console::line(&text.to_string()));
         }
     }
 }
