@@ -68,7 +68,9 @@ impl Sources {
                 client_ca,
                 ca: Some(folder.ca().certificate),
             })),
-            (None, Some(_)) => Err(TlsError::NoCertificate),
+            (None, Some(_)) => Err(TlsError::NoCertificate {
+                folder: folder.state().into(),
+            }),
             (None, None) => Ok(None),
         }
     }
@@ -117,13 +119,16 @@ impl Sources {
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|fault| TlsError::Pair {
-                certificate: self.certificate.clone(),
-                key: self.key.clone(),
-                fault,
-            })?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|fault| {
+            match PemError::version(&self.certificate, &fault) {
+                Some(known) => known.into(),
+                None => TlsError::Pair {
+                    certificate: self.certificate.clone(),
+                    key: self.key.clone(),
+                    fault,
+                },
+            }
+        })?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
         Ok(config)
     }

@@ -15,7 +15,7 @@ pub enum StoreError {
         "another coordinator uses the state folder {path}; stop it, or give this one --state-dir"
     )]
     InUse { path: PathBuf },
-    #[error("the database in {path} cannot be read: {source}")]
+    #[error("the database in {path} cannot be read: {}", said(source))]
     Read { path: PathBuf, source: sqlx::Error },
     /// Trying again does not mend it.
     #[error(
@@ -26,7 +26,7 @@ pub enum StoreError {
     #[error("the disk of the state folder {path} is full; free space there")]
     DiskFull { path: PathBuf },
     /// Nothing of the transaction is there.
-    #[error("the database in {path} cannot be written: {source}")]
+    #[error("the database in {path} cannot be written: {}", said(source))]
     NotWritten { path: PathBuf, source: sqlx::Error },
     /// What is durable must be read anew before anything else is done.
     #[error("whether the last change to the database in {path} is durable is not known: {fault}")]
@@ -104,6 +104,14 @@ const DAMAGED: [u32; 2] = [11, 26];
 fn primary(source: &sqlx::Error) -> Option<u32> {
     let code: u32 = source.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
+}
+
+/// What a fault says. The database's own text would end with the line of the server's source.
+pub(crate) fn said(source: &sqlx::Error) -> String {
+    match source.as_database_error() {
+        Some(fault) => fault.message().to_owned(),
+        None => source.to_string(),
+    }
 }
 
 /// A fault of the database that is no passing trouble; else the fault as it is.

@@ -6,9 +6,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{CertificateError, RootCertStore};
 
 use crate::token::is_exposed;
 
@@ -27,6 +27,8 @@ pub enum PemError {
         what: &'static str,
         fault: String,
     },
+    #[error("the certificate {path} is of an X.509 version before 3, which TLS does not take")]
+    Version { path: PathBuf },
     #[error("every user of this machine can read or change the key {path} (mode {mode:o})")]
     Exposed { path: PathBuf, mode: u32 },
 }
@@ -35,6 +37,17 @@ impl PemError {
     /// What is wrong with the certificate of `path`.
     pub fn certificate(path: &Path, fault: &dyn std::fmt::Display) -> Self {
         content(path, CERTIFICATE, fault)
+    }
+
+    /// Where `fault` of TLS is the version of the certificate of `path`, the fault in our words. It
+    /// says so before it compares the certificate with a key.
+    pub fn version(path: &Path, fault: &rustls::Error) -> Option<Self> {
+        let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = fault else {
+            return None;
+        };
+        // The type of it is of a crate that TLS is built with and that is none of ours.
+        let is_version = format!("{other:?}").contains("UnsupportedCertVersion");
+        is_version.then(|| Self::Version { path: path.into() })
     }
 
     /// What is wrong with the certificate of a CA of `path`.
