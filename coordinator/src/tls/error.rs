@@ -28,6 +28,10 @@ pub enum TlsError {
         /// The state folder.
         folder: PathBuf,
     },
+    #[error(
+        "the state folder {folder} has a CA, and the coordinator has no certificate of its own"
+    )]
+    NoServer { folder: PathBuf },
     #[error("a certificate cannot be made: {0}")]
     Make(#[from] rcgen::Error),
     #[error("TLS cannot be set up: {0}")]
@@ -62,6 +66,10 @@ impl TlsError {
             Self::NoCa { folder } => format!(
                 "make it with qlora-coordinator init --state-dir {}",
                 folder.parent().unwrap_or(folder).display()
+            ),
+            Self::NoServer { folder } => format!(
+                "make one with qlora-coordinator init --state-dir {}, or serve without by --insecure-no-tls",
+                folder.display()
             ),
             Self::NoCertificate { folder } => format!(
                 "make one with qlora-coordinator init --state-dir {}, or give --tls-cert and --tls-key",

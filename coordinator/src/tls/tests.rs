@@ -131,6 +131,22 @@ fn files_that_cannot_be_served_are_named_with_the_way_out() {
     );
 }
 
+#[test]
+fn a_folder_with_a_ca_and_no_certificate_is_not_served_in_plain_text() {
+    let (_state, folder) = state();
+    init(&folder, &hosts()).expect("certificates");
+    let own = folder.server();
+    fs::remove_file(own.certificate).expect("a file");
+    fs::remove_file(own.key).expect("a file");
+    let fault = Sources::find(Given::default(), &folder).expect_err("a refusal");
+    assert!(matches!(fault, TlsError::NoServer { .. }), "{fault}");
+    assert!(
+        fault.help().contains("--insecure-no-tls"),
+        "{}",
+        fault.help()
+    );
+}
+
 /// What `openssl x509 -req` of OpenSSL 3.0 makes without extensions. It ends in 2126.
 const VERSION_1: &str = "\
 -----BEGIN CERTIFICATE-----
