@@ -150,3 +150,58 @@ pub(crate) fn not_written(folder: &Path) -> impl Fn(sqlx::Error) -> StoreError +
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// A fault as the driver of PostgreSQL shows it.
+    #[derive(Debug, thiserror::Error)]
+    #[error("terminating connection at line 948")]
+    struct Told;
+
+    impl DatabaseError for Told {
+        fn message(&self) -> &str {
+            "terminating connection"
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_server_ends_without_the_line_of_its_source() {
+        let path = || "postgres://me@host:5432/jobs".into();
+        let source = || sqlx::Error::Database(Box::new(Told));
+        for fault in [
+            StoreError::Read {
+                path: path(),
+                source: source(),
+            },
+            StoreError::NotWritten {
+                path: path(),
+                source: source(),
+            },
+        ] {
+            let text = fault.to_string();
+            assert!(text.ends_with(": terminating connection"), "{text}");
+        }
+    }
+}
