@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use self::content::{Content, Reader};
-use self::patience::Patience;
+use self::patience::{Caller, Patience};
 use crate::archive::Archive;
 use crate::connection::Client;
 use crate::retry::{Verdict, judge, passes_after};
@@ -46,16 +46,6 @@ impl From<TransferError> for TryError {
     fn from(error: TransferError) -> Self {
         Self::Final(error)
     }
-}
-
-/// In whose name a transfer is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Caller {
-    /// A person is told at once of what somebody has to mend, such as a token that is refused.
-    Person,
-    /// A worker goes on: its session registers again meanwhile, and ends the transfer where that
-    /// fails.
-    Worker,
 }
 
 impl TryError {

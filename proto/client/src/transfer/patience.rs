@@ -6,13 +6,22 @@ use std::time::{Duration, Instant};
 
 use tonic::Status;
 
-use super::Caller;
 use crate::retry::{Backoff, Policy, passes_after, root_cause};
 use crate::transfer_error::TransferError;
 
 /// How long a person's transfer goes on after a failure while nothing more comes through. The
 /// coordinator itself has then tried its store for as long, once at the least.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// In whose name a transfer is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A person is told at once of what somebody has to mend, such as a token that is refused.
+    Person,
+    /// A worker goes on: its session registers again meanwhile, and ends the transfer where that
+    /// fails.
+    Worker,
+}
 
 /// The most bytes of a transfer that were through at one time.
 #[derive(Debug, Clone, Default)]
