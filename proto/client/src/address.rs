@@ -79,7 +79,8 @@ impl Address {
     }
 }
 
-/// The port of a URL, and whether it is named there; a plain HOST:PORT must name it, since nothing here listens on that of HTTP.
+/// The port of a URL, and whether it is named there; a plain HOST:PORT must name it, since nothing
+/// here listens on that of HTTP.
 fn port(scheme: Scheme, uri: &Uri) -> Result<(u16, bool), &'static str> {
     let is_named =
         uri.port().is_some() || uri.authority().is_some_and(|a| ends_like_port(a.as_str()));
