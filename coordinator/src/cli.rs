@@ -30,7 +30,7 @@ use crate::tls::Given;
 )]
 pub struct Cli {
     /// Address for workers, qlora-ctl and browsers.
-    #[arg(long, env = "QLORA_LISTEN", default_value = "127.0.0.1:7070")]
+    #[arg(long, env = "QLORA_LISTEN", default_value = "127.0.0.1:7070", value_parser = listen)]
     pub listen: SocketAddr,
 
     /// Folder for the database and artifacts [default: ~/.local/share/qlora/coordinator]
@@ -102,11 +102,11 @@ pub struct Cli {
 
     /// Delete an ended job so many days after its end, with all that is kept of it; of the options
     /// that begin with `--keep`, each deletes what is beyond it, and without them no job is deleted.
-    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "DAYS", value_parser = at_least_one)]
     pub keep_jobs_days: Option<u64>,
 
     /// Keep the N jobs that ended last, and delete others that have ended.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole)]
     pub keep_jobs: Option<u64>,
 
     /// Delete the jobs that ended first while the artifacts of all jobs take more than this, such as
@@ -115,12 +115,12 @@ pub struct Cli {
     pub keep_bytes: Option<u64>,
 
     /// Run at most N jobs of one user at one time; further ones wait. A user is a token, by its name.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub max_running_per_user: Option<u64>,
 
     /// Let at most N jobs of one user wait at one time, paused ones included; further ones are
     /// refused.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub max_queued_per_user: Option<u64>,
 
     /// Write the address that was bound to this file once it serves; for `--listen 127.0.0.1:0`.
@@ -189,6 +189,24 @@ impl fmt::Debug for DatabaseUrl {
 /// meanwhile. A server on a slow disk needs the least that there is.
 fn statement_limit(lease: Duration) -> Duration {
     (lease / 3).clamp(Duration::from_secs(2), Duration::from_secs(10))
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let fault = |_| {
+        "write an IP address and a port, such as 127.0.0.1:7070, or 0.0.0.0:7070 for all addresses"
+            .into()
+    };
+    text.parse().map_err(fault)
+}
+
+fn whole(text: &str) -> Result<u64, String> {
+    let fault = |_| "write a whole number, such as 100".into();
+    text.parse().map_err(fault)
+}
+
+fn at_least_one(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "write a whole number, 1 or higher, such as 4".into())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -339,6 +357,37 @@ mod tests {
             .database()
             .expect_err("no database");
         assert!(!fault.to_string().contains("secret"), "{fault}");
+    }
+
+    #[test]
+    fn a_value_of_another_form_is_refused_with_an_example() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["qlora-coordinator"], args].concat());
+        for (option, values, example) in [
+            (
+                "--listen",
+                &["localhost:7070x", "42055", "localhost:7070"][..],
+                "127.0.0.1:7070",
+            ),
+            ("--max-running-per-user", &["x", "0", "-1", ""], "such as 4"),
+            ("--max-queued-per-user", &["x", "0"], "such as 4"),
+            ("--keep-jobs-days", &["x", "0"], "such as 4"),
+            ("--keep-jobs", &["x", "1.5"], "such as 100"),
+        ] {
+            for value in values {
+                let fault = parse(&[&format!("{option}={value}")]).expect_err("a refusal");
+                assert!(fault.to_string().contains(example), "{fault}");
+            }
+        }
+        let cli = parse(&[
+            "--listen",
+            "[::1]:1",
+            "--keep-jobs",
+            "0",
+            "--max-queued-per-user",
+            "1",
+        ]);
+        let cli = cli.expect("a command line");
+        assert_eq!((cli.keep_jobs, cli.max_queued_per_user), (Some(0), Some(1)));
     }
 
     #[test]

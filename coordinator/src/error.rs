@@ -26,7 +26,11 @@ pub enum StartError {
     #[error("{0}")]
     Tls(#[from] TlsError),
     #[error("{address} is reached by other machines, and the coordinator has no certificate")]
-    Unencrypted { address: SocketAddr },
+    Unencrypted {
+        address: SocketAddr,
+        /// The state folder.
+        folder: PathBuf,
+    },
     #[error("no folder for state is known")]
     NoStateFolder,
     #[error("{0}")]
@@ -66,9 +70,10 @@ impl StartError {
             Self::Bind { source, .. } => bind_help(source).into(),
             Self::Token(fault) => fault.help(),
             Self::Tls(fault) => fault.help(),
-            Self::Unencrypted { .. } => {
-                "make one with qlora-coordinator init; where nobody else is on the network, --insecure-no-tls serves without".into()
-            }
+            Self::Unencrypted { folder, .. } => format!(
+                "make one with qlora-coordinator init --state-dir {}; where nobody else is on the network, --insecure-no-tls serves without",
+                folder.display()
+            ),
             Self::NoStateFolder => "give --state-dir DIR".into(),
             // Their messages say it.
             Self::Store(

@@ -59,6 +59,7 @@ pub fn sources(cli: &Cli, folder: &Path) -> Result<Option<Sources>, StartError> 
     if sources.is_none() && !cli.listen.ip().is_loopback() {
         return Err(StartError::Unencrypted {
             address: cli.listen,
+            folder: folder.into(),
         });
     }
     Ok(sources)

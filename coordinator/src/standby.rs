@@ -11,6 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use qlora_proto::STANDBY;
 use qlora_proto::job_service_server::JobServiceServer;
 use qlora_proto::worker_service_server::WorkerServiceServer;
 use qlora_store::{Campaign, Candidate, PostgresStore, StoreError};
@@ -42,14 +43,13 @@ impl Standing {
     fn text(&self) -> String {
         match self {
             Self::Behind(Some(leader)) => {
-                format!("this coordinator is a standby; call the leader at {leader}")
+                format!("{STANDBY}; call the leader at {leader}")
             }
             Self::Behind(None) => {
-                "this coordinator is a standby, and the leader has not said where it is; try again"
-                    .into()
+                format!("{STANDBY}, and the leader has not said where it is; try again")
             }
             Self::Away(_) => {
-                "this coordinator is a standby, and its database does not answer; try again".into()
+                format!("{STANDBY}, and its database does not answer; try again")
             }
         }
     }

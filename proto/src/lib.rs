@@ -30,6 +30,9 @@ pub const AUTHORIZATION: &str = "authorization";
 /// worker whose identity another one has is taken once the lease of that one has ended.
 pub const PASSES_AFTER: &str = "qlora-passes-after-ms";
 
+/// How the refusal of a coordinator begins that another one leads.
+pub const STANDBY: &str = "this coordinator is a standby";
+
 /// Bytes of one message of a transfer.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 

@@ -63,6 +63,14 @@ pub fn job_number(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| "a job is a number, 1 or higher; `qlora-ctl jobs` lists them".into())
 }
 
+/// Parses an idempotency key. None at all is what an empty one would mean to the coordinator.
+pub fn key(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("it is empty; write a key of your own, or leave the option away".into());
+    }
+    Ok(text.into())
+}
+
 /// Parses a span of time: a number and its unit, such as 30d.
 pub fn span(text: &str) -> Result<Duration, String> {
     let units = [("d", 24 * 3600), ("h", 3600), ("m", 60), ("s", 1)];
@@ -79,6 +87,14 @@ pub fn span(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_not_empty() {
+        assert_eq!(key("a b"), Ok("a b".into()));
+        for text in ["", " ", "\n"] {
+            assert!(key(text).is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn a_span_is_a_number_and_a_unit() {

@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qlora_client::retry::{Verdict, judge};
-use qlora_client::{Client, console};
+use qlora_client::{Client, TransferError, console};
 use qlora_config::Warning;
 use serde_json::json;
 use tokio::sync::OnceCell;
@@ -73,6 +73,15 @@ impl Context {
         }
     }
 
+    /// The same of a transfer.
+    pub fn transfer_fault(&self) -> impl Fn(TransferError) -> CtlError + use<> {
+        let of_call = self.fault();
+        move |fault| match fault {
+            TransferError::Stuck(status) => of_call(*status),
+            other => other.into(),
+        }
+    }
+
     /// Whether progress may be drawn: on a terminal, and unless `--quiet` or `--json` was given.
     pub fn draws(&self) -> bool {
         use std::io::IsTerminal;
@@ -109,10 +118,11 @@ impl Context {
         }
     }
 
-    /// Tells the person something on the way, on stderr.
+    /// Tells the person something on the way, on stderr, in one line: whatever of `text` is from
+    /// outside can begin no other.
     pub fn say(&self, text: impl std::fmt::Display) {
         if !self.global.quiet && !self.global.json {
-            console::note(&console::block(&text.to_string()));
+            console::note(&console::line(&text.to_string()));
         }
     }
 }

@@ -8,6 +8,7 @@ use qlora_client::files::no_access;
 use qlora_client::{ConnectError, Fault, LinkFault, TransferError, console};
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic};
+use qlora_proto::STANDBY;
 use qlora_proto::words::{count, duration};
 
 /// What the program returns to the shell.
@@ -196,6 +197,9 @@ impl CtlError {
         match self {
             Self::Unreachable { .. } => {
                 "start one with qlora-coordinator, or give --coordinator ADDR or QLORA_URL".into()
+            }
+            Self::Trouble { message, .. } if message.starts_with(STANDBY) => {
+                "give --coordinator the leader's address, or with commas those of all coordinators of its database".into()
             }
             Self::Trouble { .. } => {
                 "try again; the coordinator's log and disk show what is wrong, and nothing that it acknowledged is lost"

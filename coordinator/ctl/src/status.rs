@@ -121,4 +121,13 @@ mod tests {
             assert_eq!(error.code(), code, "{status:?}");
         }
     }
+
+    #[test]
+    fn who_calls_a_standby_is_told_whom_to_call() {
+        let told = format!("{}; call the leader at 10.0.0.7:7070", qlora_proto::STANDBY);
+        let error = CtlError::from_status(&Status::unavailable(told), "a");
+        assert!(error.help().contains("the leader's address"));
+        let other = CtlError::from_status(&Status::unavailable("no"), "a");
+        assert!(other.help().starts_with("try again"));
+    }
 }

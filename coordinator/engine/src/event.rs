@@ -286,7 +286,7 @@ pub enum Refusal {
     UnknownJob(JobId),
     #[error("job {job} has ended: {state}")]
     JobEnded { job: JobId, state: &'static str },
-    #[error("job {job} is {state}: only {wanted} job can be {done}")]
+    #[error("job {job} is {state}: only {wanted} job can be {done}{}", way_out(*job, wanted))]
     WrongState {
         job: JobId,
         state: &'static str,
@@ -342,6 +342,17 @@ pub enum Refusal {
     #[error("the attempt {missing}, so it has not succeeded; it has ended as failed")]
     NoResult { missing: &'static str },
 }
+
+/// How a job comes to have ended, where only such a one is taken.
+fn way_out(job: JobId, wanted: &str) -> String {
+    if wanted == ENDED {
+        return format!("; qlora-ctl cancel {job} ends it");
+    }
+    String::new()
+}
+
+/// What [`Refusal::WrongState`] wants of a job that has to be over.
+pub(crate) const ENDED: &str = "an ended";
 
 fn steps(kept: &[u64]) -> String {
     if kept.is_empty() {

@@ -9,6 +9,10 @@ use axum::http::uri::Authority;
 
 use super::refusal::Refusal;
 
+/// Characters of a name, and of a part of it between dots, by RFC 1035.
+const LONGEST: usize = 253;
+const LONGEST_LABEL: usize = 63;
+
 /// Names and addresses under which requests may come.
 #[derive(Debug)]
 pub struct Hosts {
@@ -25,13 +29,13 @@ pub fn parse(text: &str) -> Result<String, String> {
     if host.parse::<IpAddr>().is_ok() {
         return Ok(host);
     }
-    let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if !host.is_empty()
-        && host
-            .split('.')
-            .all(|part| !part.is_empty() && part.chars().all(label))
-    {
-        return Ok(host);
+    if host.len() <= LONGEST && host.split('.').all(is_label) {
+        if !ends_in_number(&host) {
+            return Ok(host);
+        }
+        return Err(format!(
+            "{host} is no IP address, and no name ends with a number; write one host, such as 10.0.0.5 or gpu.example.com"
+        ));
     }
     let hint = if text.contains(':') {
         "without port and without http://"
@@ -39,6 +43,22 @@ pub fn parse(text: &str) -> Result<String, String> {
         "in ASCII, without wildcards"
     };
     Err(format!("write one host, such as gpu.example.com, {hint}"))
+}
+
+/// Whether `part` may stand between the dots of a name. An underline is no part of a host's name by
+/// the standard, and is in use.
+fn is_label(part: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (1..=LONGEST_LABEL).contains(&part.len())
+        && part.chars().all(inner)
+        && !part.starts_with('-')
+        && !part.ends_with('-')
+}
+
+/// Such a name is an IP address to browsers, and none to who resolves names.
+fn ends_in_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl Hosts {
@@ -250,8 +270,18 @@ mod tests {
             "gpu..example",
             "gpü",
             "user@gpu",
+            "-x",
+            "gpu-.example",
+            "300.1.1.1",
+            "gpu.7",
+            "2130706433",
+            &"a".repeat(64),
+            &["a234567890"; 30].join("."),
         ] {
             assert!(parse(text).is_err(), "{text:?}");
+        }
+        for text in ["gpu-1.example", "g_1", "1.gpu", "7gpu", &"a".repeat(63)] {
+            assert_eq!(parse(text).as_deref(), Ok(text));
         }
         assert!(
             parse("gpu:7070")

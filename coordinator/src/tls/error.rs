@@ -24,7 +24,14 @@ pub enum TlsError {
     #[error("{folder} has no CA")]
     NoCa { folder: PathBuf },
     #[error("--tls-client-ca was given, and the coordinator has no certificate of its own")]
-    NoCertificate,
+    NoCertificate {
+        /// The state folder.
+        folder: PathBuf,
+    },
+    #[error(
+        "the state folder {folder} has a CA, and the coordinator has no certificate of its own"
+    )]
+    NoServer { folder: PathBuf },
     #[error("a certificate cannot be made: {0}")]
     Make(#[from] rcgen::Error),
     #[error("TLS cannot be set up: {0}")]
@@ -44,6 +51,9 @@ impl TlsError {
             Self::File(PemError::Content { .. }) => {
                 "give PEM files: a certificate before those of its CAs, and a PKCS #8 key".into()
             }
+            Self::File(PemError::Version { .. }) => {
+                "give one of version 3, as qlora-coordinator init makes it".into()
+            }
             Self::File(PemError::Exposed { path, .. }) => format!(
                 "others may have read it: make another key and certificate, or keep it with: chmod 600 {}",
                 path.display()
@@ -53,12 +63,18 @@ impl TlsError {
                     .into()
             }
             Self::Pair { .. } => "name a certificate and the key that was made with it".into(),
-            Self::NoCa { .. } => {
-                "make it with qlora-coordinator init, and give the same --state-dir".into()
-            }
-            Self::NoCertificate => {
-                "make one with qlora-coordinator init, or give --tls-cert and --tls-key".into()
-            }
+            Self::NoCa { folder } => format!(
+                "make it with qlora-coordinator init --state-dir {}",
+                folder.parent().unwrap_or(folder).display()
+            ),
+            Self::NoServer { folder } => format!(
+                "make one with qlora-coordinator init --state-dir {}, or serve without by --insecure-no-tls",
+                folder.display()
+            ),
+            Self::NoCertificate { folder } => format!(
+                "make one with qlora-coordinator init --state-dir {}, or give --tls-cert and --tls-key",
+                folder.display()
+            ),
             Self::Make(_) => "give --host names and addresses in ASCII".into(),
             Self::Setup(_) => "give other certificates".into(),
         }

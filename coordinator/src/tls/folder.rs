@@ -9,7 +9,10 @@ use super::error::TlsError;
 
 /// The folder `tls` of a state folder.
 #[derive(Debug, Clone)]
-pub struct Folder(PathBuf);
+pub struct Folder {
+    state: PathBuf,
+    own: PathBuf,
+}
 
 /// A certificate and its key.
 #[derive(Debug, Clone)]
@@ -20,11 +23,19 @@ pub struct Pair {
 
 impl Folder {
     pub fn of(state: &Path) -> Self {
-        Self(state.join("tls"))
+        Self {
+            state: state.into(),
+            own: state.join("tls"),
+        }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.own
+    }
+
+    /// The state folder that it lies in.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     pub fn ca(&self) -> Pair {
@@ -42,8 +53,8 @@ impl Folder {
 
     fn pair(&self, name: &str) -> Pair {
         Pair {
-            certificate: self.0.join(format!("{name}.pem")),
-            key: self.0.join(format!("{name}.key")),
+            certificate: self.own.join(format!("{name}.pem")),
+            key: self.own.join(format!("{name}.key")),
         }
     }
 }

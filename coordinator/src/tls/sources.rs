@@ -49,7 +49,7 @@ impl Sources {
     /// What was given, else the certificate of the state folder. None where there is neither.
     ///
     /// # Errors
-    /// Clients are to show certificates, and there is none to show them.
+    /// Clients are to show certificates, or the state folder has a CA, and there is none to show them.
     pub fn find(given: Given, folder: &Folder) -> Result<Option<Self>, TlsError> {
         let client_ca = given.client_ca;
         if let Some((certificate, key)) = given.server {
@@ -68,7 +68,13 @@ impl Sources {
                 client_ca,
                 ca: Some(folder.ca().certificate),
             })),
-            (None, Some(_)) => Err(TlsError::NoCertificate),
+            (None, Some(_)) => Err(TlsError::NoCertificate {
+                folder: folder.state().into(),
+            }),
+            // Whoever has made a CA wants TLS: callers that trust it would be met in plain text.
+            (None, None) if folder.ca().present().is_some() => Err(TlsError::NoServer {
+                folder: folder.state().into(),
+            }),
             (None, None) => Ok(None),
         }
     }
@@ -117,13 +123,16 @@ impl Sources {
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|fault| TlsError::Pair {
-                certificate: self.certificate.clone(),
-                key: self.key.clone(),
-                fault,
-            })?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|fault| {
+            match PemError::version(&self.certificate, &fault) {
+                Some(known) => known.into(),
+                None => TlsError::Pair {
+                    certificate: self.certificate.clone(),
+                    key: self.key.clone(),
+                    fault,
+                },
+            }
+        })?;
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
         Ok(config)
     }

@@ -100,7 +100,7 @@ fn files_that_cannot_be_served_are_named_with_the_way_out() {
     };
     assert!(matches!(
         Sources::find(lone, &folder),
-        Err(TlsError::NoCertificate)
+        Err(TlsError::NoCertificate { .. })
     ));
     init(&folder, &hosts()).expect("certificates");
     let own = folder.server();
@@ -129,6 +129,62 @@ fn files_that_cannot_be_served_are_named_with_the_way_out() {
         matches!(open, TlsError::File(PemError::Exposed { mode: 0o644, .. }))
             && open.help().contains("chmod")
     );
+}
+
+#[test]
+fn a_folder_with_a_ca_and_no_certificate_is_not_served_in_plain_text() {
+    let (_state, folder) = state();
+    init(&folder, &hosts()).expect("certificates");
+    let own = folder.server();
+    fs::remove_file(own.certificate).expect("a file");
+    fs::remove_file(own.key).expect("a file");
+    let fault = Sources::find(Given::default(), &folder).expect_err("a refusal");
+    assert!(matches!(fault, TlsError::NoServer { .. }), "{fault}");
+    assert!(
+        fault.help().contains("--insecure-no-tls"),
+        "{}",
+        fault.help()
+    );
+}
+
+/// What `openssl x509 -req` of OpenSSL 3.0 makes without extensions. It ends in 2126.
+const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBFzCBvwIUQ+ymBsFtTP1CB1pAaLrzCBY8fIkwCgYIKoZIzj0EAwIwDjEMMAoG
+A1UEAwwDZ3B1MCAXDTI2MTEyODA3NDEzN1oYDzIxMjYxMTA0MDc0MTM3WjAOMQww
+CgYDVQQDDANncHUwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQBq9fCmPZ+dlfp
+tHwDjXsy2uYVAfYpg3TK3hTtHIdG8fOrOwWsiZjim7Ykcnvf8O2EdPbkJ7WOSrWX
+/0Tk/jIrMAoGCCqGSM49BAMCA0cAMEQCIEi1f2Pfn3Wtk1Rgr/YGNF/Ye2Ay2ZWh
+1e2eGvj9AZfdAiABwsyLsYX7uQXaSGgrt4GF/VBAZu/SWA5APoEsqt42Qw==
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn a_certificate_of_version_1_is_refused_for_that_and_not_for_its_key() {
+    let (_state, folder) = state();
+    init(&folder, &hosts()).expect("certificates");
+    fs::write(folder.server().certificate, VERSION_1).expect("a file");
+    let old = fault(&find(&folder));
+    assert!(
+        matches!(&old, TlsError::File(PemError::Version { .. })),
+        "{old}"
+    );
+    assert!(old.help().contains("version 3"), "{}", old.help());
+}
+
+#[test]
+fn who_is_to_make_a_certificate_is_told_for_which_state_folder() {
+    let (state, folder) = state();
+    let named = format!("--state-dir {}", state.path().display());
+    let lone = Given {
+        client_ca: Some("ca.pem".into()),
+        ..Given::default()
+    };
+    let lone = Sources::find(lone, &folder).expect_err("no certificate");
+    let unmade = certify(&folder, "a").expect_err("no CA");
+    for fault in [lone, unmade] {
+        assert!(fault.help().contains(&named), "{}", fault.help());
+    }
 }
 
 /// A certificate of the server that ends in `days` and its key, in place of those of `folder`.

@@ -15,7 +15,7 @@ pub enum StoreError {
         "another coordinator uses the state folder {path}; stop it, or give this one --state-dir"
     )]
     InUse { path: PathBuf },
-    #[error("the database in {path} cannot be read: {source}")]
+    #[error("the database in {path} cannot be read: {}", said(source))]
     Read { path: PathBuf, source: sqlx::Error },
     /// Trying again does not mend it.
     #[error(
@@ -26,7 +26,7 @@ pub enum StoreError {
     #[error("the disk of the state folder {path} is full; free space there")]
     DiskFull { path: PathBuf },
     /// Nothing of the transaction is there.
-    #[error("the database in {path} cannot be written: {source}")]
+    #[error("the database in {path} cannot be written: {}", said(source))]
     NotWritten { path: PathBuf, source: sqlx::Error },
     /// What is durable must be read anew before anything else is done.
     #[error("whether the last change to the database in {path} is durable is not known: {fault}")]
@@ -106,6 +106,14 @@ fn primary(source: &sqlx::Error) -> Option<u32> {
     Some(code & 0xff)
 }
 
+/// What a fault says. The database's own text would end with the line of the server's source.
+pub(crate) fn said(source: &sqlx::Error) -> String {
+    match source.as_database_error() {
+        Some(fault) => fault.message().to_owned(),
+        None => source.to_string(),
+    }
+}
+
 /// A fault of the database that is no passing trouble; else the fault as it is.
 fn unless_damaged(folder: &Path, source: sqlx::Error) -> Result<sqlx::Error, StoreError> {
     let said = match source.as_database_error() {
@@ -139,6 +147,61 @@ pub(crate) fn not_written(folder: &Path) -> impl Fn(sqlx::Error) -> StoreError +
             Ok(source) if primary(&source) == Some(FULL) => StoreError::DiskFull { path },
             Ok(source) => StoreError::NotWritten { path, source },
             Err(damaged) => damaged,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// A fault as the driver of PostgreSQL shows it.
+    #[derive(Debug, thiserror::Error)]
+    #[error("terminating connection at line 948")]
+    struct Told;
+
+    impl DatabaseError for Told {
+        fn message(&self) -> &str {
+            "terminating connection"
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_server_ends_without_the_line_of_its_source() {
+        let path = || "postgres://me@host:5432/jobs".into();
+        let source = || sqlx::Error::Database(Box::new(Told));
+        for fault in [
+            StoreError::Read {
+                path: path(),
+                source: source(),
+            },
+            StoreError::NotWritten {
+                path: path(),
+                source: source(),
+            },
+        ] {
+            let text = fault.to_string();
+            assert!(text.ends_with(": terminating connection"), "{text}");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,8 @@ use subtle::ConstantTimeEq;
 
 /// Fewer characters than this can be guessed.
 const LEAST_LENGTH: usize = 16;
+/// Bytes of a token file at the most: no header takes a longer token, and a device has no end.
+const LARGEST: usize = 4096;
 /// Bytes of a token that is made here.
 const BYTES: usize = 32;
 /// The token's name in a state folder.
@@ -28,6 +30,8 @@ pub enum TokenError {
     },
     #[error("the token in {place} is empty")]
     Empty { place: String },
+    #[error("the token in {place} has more than {LARGEST} bytes")]
+    TooLong { place: String },
     #[error("the token in {place} holds a space, a control character or one beyond ASCII")]
     Character { place: String },
     #[error("the token in {path} has {length} characters; at least {LEAST_LENGTH} are needed")]
@@ -48,6 +52,9 @@ impl TokenError {
     pub fn help(&self) -> String {
         match self {
             Self::Read { .. } => "give --token-file a file that this user can read".into(),
+            Self::TooLong { .. } => {
+                "give a file that holds the token alone, on its first line".into()
+            }
             Self::Empty { .. } | Self::Character { .. } => {
                 "write the token on the first line: visible ASCII characters without spaces".into()
             }
@@ -91,6 +98,11 @@ impl Token {
                 place: place.into(),
             });
         }
+        if line.len() > LARGEST {
+            return Err(TokenError::TooLong {
+                place: place.into(),
+            });
+        }
         if !line.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(TokenError::Character {
                 place: place.into(),
@@ -102,13 +114,24 @@ impl Token {
     /// Reads a token file of a client.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no token.
+    /// The file cannot be read, or holds no token, or more than one has.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = fs::read_to_string(path).map_err(|source| TokenError::Read {
+        let fault = |source| TokenError::Read {
             path: path.into(),
             source,
-        })?;
-        Self::parse(&text, &path.display().to_string())
+        };
+        let place = path.display().to_string();
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(fault)?;
+        file.take(LARGEST as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(fault)?;
+        if bytes.len() > LARGEST {
+            return Err(TokenError::TooLong { place });
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|other| fault(io::Error::new(ErrorKind::InvalidData, other)))?;
+        Self::parse(&text, &place)
     }
 
     /// Reads the token file of a coordinator, which must be hard to guess too.
@@ -369,6 +392,22 @@ mod tests {
         }
         let token = Token::parse(" a+b/c==\r\nmore", "F").expect("a token");
         assert_eq!(token.secret(), "a+b/c==");
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_a_token_is_refused_and_not_read_to_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        fs::write(&path, "a".repeat(LARGEST)).expect("a file");
+        assert!(Token::read(&path).is_ok());
+        fs::write(&path, "a".repeat(LARGEST + 1)).expect("a file");
+        // The second has no end.
+        for path in [&path, Path::new("/dev/zero")] {
+            let fault = Token::read(path).expect_err("a refusal");
+            assert!(matches!(fault, TokenError::TooLong { .. }), "{fault}");
+        }
+        let fault = Token::parse(&"a".repeat(LARGEST + 1), "F").expect_err("a refusal");
+        assert!(matches!(fault, TokenError::TooLong { .. }), "{fault}");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Address {
     /// A name or an IP address, without brackets.
     pub host: String,
     pub port: u16,
+    /// The text names the port; else it is that of the scheme.
+    pub names_port: bool,
     /// Host and port as requests name them.
     pub authority: String,
 }
@@ -37,6 +39,9 @@ impl Address {
     /// # Errors
     /// What is wrong with `text`.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("nothing stands there, such as before or behind a comma".into());
+        }
         let endpoint = Endpoint::from_shared(url(text)).map_err(|e| e.to_string())?;
         let uri = endpoint.uri();
         let Some(host) = uri.host().filter(|host| !host.is_empty()) else {
@@ -48,7 +53,13 @@ impl Address {
             Some("https") => Scheme::Https,
             _ => return Err("only http and https are spoken".into()),
         };
-        let port = port(scheme, uri)?;
+        let (port, names_port) = port(scheme, uri)?;
+        if !matches!(
+            uri.path_and_query().map_or("", |path| path.as_str()),
+            "" | "/"
+        ) {
+            return Err("a coordinator has no path; leave away what stands behind the port".into());
+        }
         Ok(Self {
             scheme,
             host: host
@@ -56,6 +67,7 @@ impl Address {
                 .trim_end_matches(']')
                 .to_owned(),
             port,
+            names_port,
             authority: format!("{host}:{port}"),
         })
     }
@@ -67,15 +79,16 @@ impl Address {
     }
 }
 
-/// The port of a URL; a plain HOST:PORT must name it, since nothing here listens on that of HTTP.
-fn port(scheme: Scheme, uri: &Uri) -> Result<u16, &'static str> {
+/// The port of a URL, and whether it is named there; a plain HOST:PORT must name it, since nothing
+/// here listens on that of HTTP.
+fn port(scheme: Scheme, uri: &Uri) -> Result<(u16, bool), &'static str> {
     let is_named =
         uri.port().is_some() || uri.authority().is_some_and(|a| ends_like_port(a.as_str()));
     match (uri.port_u16(), is_named, scheme) {
-        (Some(port), _, _) if port > 0 => Ok(port),
+        (Some(port), _, _) if port > 0 => Ok((port, true)),
         (_, true, _) => Err("its port is not a number from 1 to 65535"),
-        (_, false, Scheme::Http) => Ok(HTTP_PORT),
-        (_, false, Scheme::Https) => Ok(HTTPS_PORT),
+        (_, false, Scheme::Http) => Ok((HTTP_PORT, false)),
+        (_, false, Scheme::Https) => Ok((HTTPS_PORT, false)),
         (_, false, Scheme::Unsaid) => Err("the port is missing"),
     }
 }
@@ -116,6 +129,7 @@ mod tests {
                 (scheme, host, port),
                 "{text}"
             );
+            assert_eq!(found.names_port, text.contains(&port.to_string()), "{text}");
         }
         assert_eq!(
             Address::parse("https://[::1]").expect("one").authority,
@@ -132,11 +146,15 @@ mod tests {
             ("[::1]", "the port is missing"),
             ("localhost:0", "1 to 65535"),
             ("localhost:", "1 to 65535"),
+            ("", "a comma"),
+            ("https://host:7070/foo", "no path"),
+            ("host:7070/foo", "no path"),
+            ("http://host:7070/?key=x", "no path"),
         ] {
             let fault = Address::parse(text).expect_err(text);
             assert!(fault.contains(words), "{text}: {fault}");
         }
-        for text in ["localhost:99999", "http://host:70700", "host:port", ""] {
+        for text in ["localhost:99999", "http://host:70700", "host:port"] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
     }

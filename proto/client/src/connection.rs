@@ -62,6 +62,18 @@ impl ConnectError {
         }
     }
 
+    /// The same of an address that was given with others: one of which nothing stands there is
+    /// called by what was given.
+    fn within(self, given: &str) -> Self {
+        match self {
+            Self::Address { address, fault } if address.is_empty() => Self::Address {
+                address: given.into(),
+                fault,
+            },
+            other => other,
+        }
+    }
+
     /// The way out.
     pub fn help(&self) -> String {
         match self {
@@ -113,7 +125,7 @@ impl Client {
         let places: Result<Vec<Place>, ConnectError> = several(address)
             .map(|one| place(one, token_file, tls))
             .collect();
-        let route = Route::new(places?);
+        let route = Route::new(places.map_err(|fault| fault.within(address))?);
         let service = || route.clone();
         Ok(Self {
             jobs: JobServiceClient::new(service()).max_decoding_message_size(LARGEST_MESSAGE),
@@ -270,6 +282,9 @@ mod tests {
             ("localhost:99999", "port"),
             ("http://host:70700", "port"),
             ("host:port", "port"),
+            ("127.0.0.1:7070,", "behind a comma"),
+            (",127.0.0.1:7070", "before"),
+            ("https://host:7070/foo", "no path"),
         ] {
             let fault = Client::new(address, None)
                 .err()

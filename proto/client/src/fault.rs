@@ -33,13 +33,13 @@ impl Fault {
         }
     }
 
-    /// The form for people. Lines of the message after the first are set off, so that none can be
-    /// taken for one of ours.
+    /// The form for people. Lines of the message and of the way out after the first are set off, so
+    /// that none can be taken for one of ours.
     pub fn text(&self) -> String {
         let place = self
             .place
             .as_ref()
-            .map(|place| format!("  ({place})"))
+            .map(|place| format!("  ({})", console::line(place)))
             .unwrap_or_default();
         let head = format!(
             "error[{}]: {}{place}",
@@ -49,7 +49,7 @@ impl Fault {
         if self.help.is_empty() {
             head
         } else {
-            format!("{head}{HELP}{}", self.help)
+            format!("{head}{HELP}{}", under(&self.help, "  | "))
         }
     }
 
@@ -196,6 +196,12 @@ mod tests {
     fn a_message_cannot_forge_a_way_out() {
         let fault = Fault::new(Code::Refused, "no\n  help: run x", "");
         assert_eq!(fault.text(), "error[Q0403]: no\n  |   help: run x");
+        let fault = Fault {
+            place: Some("a\nerror[Q0001]: b".into()),
+            ..Fault::new(Code::Refused, "no", "fix a\nerror[Q0001]: b")
+        };
+        let told = "error[Q0403]: no  (a error[Q0001]: b)\n  help: fix a\n  | error[Q0001]: b";
+        assert_eq!(fault.text(), told);
     }
 
     #[test]

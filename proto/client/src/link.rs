@@ -110,13 +110,23 @@ impl Link {
         }))
     }
 
+    /// A connection on which nothing was said yet.
+    async fn connected(&self) -> io::Result<TcpStream> {
+        let Address { host, port, .. } = &self.address;
+        let stream = dial::connect(host, *port).await;
+        stream.map_err(|fault| match self.address.names_port {
+            true => fault,
+            false => io::Error::new(fault.kind(), format!("{fault}, at port {port}")),
+        })
+    }
+
     /// A connection without TLS.
     async fn plain(&self) -> io::Result<Box<dyn Io>> {
         let Address { host, port, .. } = &self.address;
         if let Some(dialing) = simulated::replaced(host, *port) {
             return dialing.await;
         }
-        let stream = dial::connect(host, *port).await?;
+        let stream = self.connected().await?;
         if matches!(self.way, Way::Recorded(_)) {
             self.hold_here(stream.peer_addr()?.ip(), stream.local_addr()?.ip())?;
         }
@@ -156,8 +166,8 @@ impl Link {
 
     /// A connection under TLS to a server that has been verified.
     async fn verified(&self, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
-        let Address { host, port, .. } = &self.address;
-        let stream = dial::connect(host, *port).await?;
+        let host = &self.address.host;
+        let stream = self.connected().await?;
         let name = ServerName::try_from(host.clone())
             .map_err(|_| self.last.keep(LinkFault::OtherName { host: host.clone() }))?;
         let stream = TlsConnector::from(config)
@@ -277,6 +287,22 @@ mod tests {
         // What HTTP/2 begins with.
         let (heard, fault) = told(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
         assert_eq!((heard.expect("bytes"), fault), (9, None));
+    }
+
+    #[tokio::test]
+    async fn the_port_that_was_tried_is_told_where_the_address_names_none() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = closed.local_addr().expect("an address");
+        drop(closed);
+        for names_port in [true, false] {
+            let mut address = Address::parse(&format!("http://{at}")).expect("an address");
+            address.names_port = names_port;
+            let trust = Trust::read(&TlsFiles::default()).expect("nothing to read");
+            let link = Arc::new(Link::new(address, trust).expect("a link"));
+            let told = link.dial().await.err().expect("nobody").to_string();
+            let port = format!("at port {}", at.port());
+            assert_eq!(told.contains(&port), !names_port, "{told}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the one that served last. Once that one fails or refuses, the next call asks each for its health
 //! first. A call is never repeated here: whether that is safe only its caller knows.
 
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -95,8 +96,8 @@ impl Places {
         }
     }
 
-    /// The place that serves, or else the one that was called last: what it answers says more than
-    /// we could.
+    /// The place that serves, or else the one that says most of why none does; of several the one
+    /// that was called last.
     async fn choose(&self) -> usize {
         if self.current().serves {
             return self.current().index;
@@ -106,19 +107,25 @@ impl Places {
         if serves {
             return index;
         }
+        let (mut best, mut most) = (index, Said::Nothing);
         for i in (index..self.all.len()).chain(0..index) {
-            if serves_now(&self.all[i]).await {
-                if i != index {
-                    tracing::info!(coordinator = %self.all[i].address, "another coordinator leads");
-                }
-                self.set(Current {
-                    index: i,
-                    serves: true,
-                });
-                return i;
+            let said = asked(&self.all[i]).await;
+            if said > most {
+                (best, most) = (i, said);
+            }
+            if said == Said::Serves {
+                break;
             }
         }
-        index
+        let serves = most == Said::Serves;
+        if serves && best != index {
+            tracing::info!(coordinator = %self.all[best].address, "another coordinator leads");
+        }
+        self.set(Current {
+            index: best,
+            serves,
+        });
+        best
     }
 
     async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
@@ -144,19 +151,33 @@ fn is_unavailable<B>(answer: &Response<B>) -> bool {
     status.is_some_and(|status| Code::from_bytes(status.as_bytes()) == Code::Unavailable)
 }
 
-async fn serves_now(place: &Place) -> bool {
+/// What a place says of itself, the most telling last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    Nothing,
+    /// Somebody is there who is not trusted, or who does not know the question.
+    Fault,
+    /// A coordinator is there, and does not serve.
+    Waits,
+    Serves,
+}
+
+async fn asked(place: &Place) -> Said {
     let mut health = HealthClient::new(place.service.clone());
     // The empty name stands for the whole server.
     let asked = health.check(HealthCheckRequest {
         service: String::new(),
     });
     match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(Ok(answer)) => answer.get_ref().status() == ServingStatus::Serving,
+        Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => Said::Serves,
+        Ok(Ok(_)) => Said::Waits,
         Ok(Err(fault)) => {
             tracing::debug!(coordinator = %place.address, %fault, "does not say that it serves");
-            false
+            // What the transport itself says has a cause.
+            let is_told = place.link.fault().is_some() || fault.source().is_none();
+            if is_told { Said::Fault } else { Said::Nothing }
         }
-        Err(_) => false,
+        Err(_) => Said::Nothing,
     }
 }
 
@@ -250,6 +271,23 @@ mod tests {
         let found = tokio::time::timeout(limit, found).await;
         found.expect("a call that gets to the next leader");
         assert_eq!(client.current_address(), standby.address);
+    }
+
+    #[tokio::test]
+    async fn where_none_serves_the_one_that_says_so_is_called_whatever_their_order() {
+        let standby = Coordinator::start("one", NotServing).await;
+        // A port where nobody listens any more.
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let dead = closed.local_addr().expect("an address").to_string();
+        drop(closed);
+        for addresses in [
+            format!("{dead},{}", standby.address),
+            format!("{},{dead}", standby.address),
+        ] {
+            let client = Client::new(&addresses, None).expect("a client");
+            assert!(gets_to(&client, "one").await, "{addresses}");
+            assert_eq!(client.current_address(), standby.address);
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Artifacts to and from the coordinator, streamed and resumed.
 //!
-//! A transfer resumes after every interruption for as long as its caller waits. A caller that gives
-//! up drops it.
+//! A worker's transfer resumes after every interruption for as long as its caller waits, who gives
+//! up by dropping it. A person's goes on for as long as bytes come through (`patience.rs`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,12 +13,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use self::content::{Content, Reader};
+use self::patience::{Caller, Patience};
 use crate::archive::Archive;
 use crate::connection::Client;
-use crate::retry::{Backoff, Policy, Verdict, judge, passes_after};
+use crate::retry::{Verdict, judge, passes_after};
 use crate::transfer_error::{TransferError, io};
 
 mod content;
+mod patience;
 #[cfg(test)]
 mod tests;
 
@@ -31,8 +33,8 @@ const FULL_WAIT: Duration = Duration::from_secs(15);
 
 /// What one try came to.
 enum TryError {
-    /// The connection broke or the coordinator is away: go on later, after so long at the least.
-    Again(Duration),
+    /// The connection broke or the coordinator is in trouble: go on later.
+    Again(Box<Status>),
     /// The coordinator's disk is full.
     Full(String),
     /// What came was not what was announced.
@@ -46,23 +48,13 @@ impl From<TransferError> for TryError {
     }
 }
 
-/// In whose name a transfer is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Caller {
-    /// A person is told at once of what somebody has to mend, such as a token that is refused.
-    Person,
-    /// A worker goes on: its session registers again meanwhile, and ends the transfer where that
-    /// fails.
-    Worker,
-}
-
 impl TryError {
     fn refused(status: &Status) -> Self {
         Self::Final(TransferError::Refused(status.message().to_owned()))
     }
 
     fn of(status: &Status, caller: Caller) -> Self {
-        let again = || Self::Again(passes_after(status).unwrap_or_default());
+        let again = || Self::Again(Box::new(status.clone()));
         match status.code() {
             tonic::Code::Aborted => Self::Mismatch(status.message().to_owned()),
             // What passes by itself is no disk.
@@ -179,9 +171,23 @@ impl Sent<'_> {
 }
 
 async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<(), TransferError> {
-    let (mut mismatches, mut backoff) = (0, Backoff::new(Policy::CALL));
+    send_with(Patience::new(source.caller()), client, source, watch).await
+}
+
+async fn send_with(
+    mut patience: Patience,
+    client: &Client,
+    source: &Sent<'_>,
+    watch: Watch<'_>,
+) -> Result<(), TransferError> {
+    let mut mismatches = 0;
+    let through = patience.through();
+    let watch = |n| {
+        through.tell(n);
+        watch(n);
+    };
     loop {
-        match try_upload(client.clone(), source, watch).await {
+        match try_upload(client.clone(), source, &watch).await {
             Ok(()) => return Ok(()),
             Err(TryError::Final(e)) => return Err(e),
             // A person is told at once; a run goes on meanwhile, and room may be made.
@@ -199,9 +205,9 @@ async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<()
                 if source.caller() == Caller::Person && mismatches == MISMATCHES {
                     return Err(TransferError::Refused(message));
                 }
-                backoff.wait().await;
+                patience.wait().await;
             }
-            Err(TryError::Again(least)) => backoff.wait_for(least).await,
+            Err(TryError::Again(status)) => patience.bear(status).await?,
         }
     }
 }
@@ -274,10 +280,26 @@ pub async fn download(
     by: Option<By<'_>>,
     watch: Watch<'_>,
 ) -> Result<(), TransferError> {
+    download_with(Patience::new(caller(by)), client, digest, path, by, watch).await
+}
+
+async fn download_with(
+    mut patience: Patience,
+    client: &Client,
+    digest: &str,
+    path: &Path,
+    by: Option<By<'_>>,
+    watch: Watch<'_>,
+) -> Result<(), TransferError> {
     let partial = path.with_extension("partial");
-    let (mut damaged, mut backoff) = (false, Backoff::new(Policy::CALL));
+    let mut damaged = false;
+    let through = patience.through();
+    let watch = |n| {
+        through.tell(n);
+        watch(n);
+    };
     loop {
-        match try_download(client.clone(), digest, &partial, by, watch).await {
+        match try_download(client.clone(), digest, &partial, by, &watch).await {
             Ok(()) if self::digest(&partial)?.0 == digest => {
                 return qlora_files::place(&partial, path).map_err(io(path));
             }
@@ -290,8 +312,8 @@ pub async fn download(
             }
             Err(TryError::Final(e)) => return Err(e),
             Err(TryError::Full(message)) => return Err(TransferError::Refused(message)),
-            Err(TryError::Again(least)) => backoff.wait_for(least).await,
-            Err(TryError::Mismatch(_)) => backoff.wait().await,
+            Err(TryError::Again(status)) => patience.bear(status).await?,
+            Err(TryError::Mismatch(_)) => patience.wait().await,
         }
     }
 }

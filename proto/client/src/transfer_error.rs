@@ -4,11 +4,16 @@ use std::path::{Path, PathBuf};
 
 use qlora_codes::Code;
 
+use crate::retry::root_cause;
+
 /// Why a transfer failed for good.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     #[error("the coordinator refuses the transfer: {0}")]
     Refused(String),
+    /// Trouble that may pass, and did not while a person waited.
+    #[error("the transfer does not go on: {}", root_cause(.0))]
+    Stuck(Box<tonic::Status>),
     #[error("{path}: {source}")]
     Io {
         path: PathBuf,
@@ -27,6 +32,7 @@ impl TransferError {
     pub fn code(&self) -> Code {
         match self {
             Self::Refused(_) => Code::Refused,
+            Self::Stuck(_) => Code::CoordinatorTrouble,
             Self::Io { source, .. } => Code::of_file(source),
             Self::Damaged { .. } | Self::Archive { .. } | Self::Changed { .. } => Code::File,
         }

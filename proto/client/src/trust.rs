@@ -55,6 +55,9 @@ impl TlsFileError {
             Self::File(PemError::Content { .. }) => {
                 "copy ca.pem from the folder `tls` of the coordinator's state folder, and a certificate with its key as qlora-coordinator certify has made them"
             }
+            Self::File(PemError::Version { .. }) => {
+                "give one of version 3, as qlora-coordinator certify makes it"
+            }
             Self::Pair { .. } => "name a certificate and the key that was made with it",
             Self::Half { .. } => "give both, --cert FILE and --key FILE",
             Self::Setup(_) => "give --ca FILE with ca.pem of the coordinator",
@@ -141,10 +144,13 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error
 fn shown(certificate: &Path, key: &Path) -> Result<Shown, TlsFileError> {
     let chain = pem::certificates(certificate)?;
     let own = pem::key(key)?;
-    let pair = |fault| TlsFileError::Pair {
-        certificate: certificate.into(),
-        key: key.into(),
-        fault,
+    let pair = |fault| match PemError::version(certificate, &fault) {
+        Some(known) => known.into(),
+        None => TlsFileError::Pair {
+            certificate: certificate.into(),
+            key: key.into(),
+            fault,
+        },
     };
     builder()
         .map_err(TlsFileError::Setup)?

@@ -53,7 +53,10 @@ fn a_job_waits_for_the_one_before_it_and_one_more_than_may_wait_is_refused() {
 fn no_job_starts_while_the_queue_is_drained() {
     let mut world = World::new(&[]);
     let _worker = world.worker("a", &[]);
-    ok(&world, &["drain", "--queue", "--reason", "upgrade"]);
+    ok(
+        &world,
+        &["drain", "--queue", "--reason", "upgrade\nb   idle"],
+    );
     let config = world.config(SHORT);
     let id = world.submit(&config, &[]);
     world.coordinator.kill();
@@ -65,7 +68,9 @@ fn no_job_starts_while_the_queue_is_drained() {
         "{explained}"
     );
     let listed = ok(&world, &["workers"]);
-    assert!(listed.contains("the queue is drained"), "{listed}");
+    let is_told =
+        |line: &str| line.contains("the queue is drained") && line.contains("upgrade b   idle");
+    assert!(listed.lines().any(is_told), "{listed}");
     let (_, _, page) = http(&world, "GET", "/", &[]);
     let page = String::from_utf8_lossy(&page).into_owned();
     assert!(page.contains("No job starts"), "{page}");

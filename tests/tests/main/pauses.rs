@@ -169,7 +169,7 @@ fn a_cancelled_job_is_done_again_and_ended_ones_are_deleted() {
     refused(
         &world,
         &["rm", &first, "--yes"],
-        "only an ended job can be removed",
+        &format!("only an ended job can be removed; qlora-ctl cancel {first} ends it"),
     );
     // Both are tried though one is refused.
     ok(&world, &["cancel", &first, "--yes"]);

@@ -210,6 +210,7 @@ fn what_a_role_may_not_do_is_refused_with_the_role_that_it_needs() {
     }
     let unknown = world.ctl(&["token", "revoke", "99"]);
     assert_eq!(unknown.code, 5, "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("token list"), "{}", unknown.stderr);
     let usage = world.ctl(&["token", "create", "--role", "root"]);
     assert_eq!(usage.code, 2, "{}", usage.stderr);
 }

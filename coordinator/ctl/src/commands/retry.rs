@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use clap::Args;
 use qlora_proto::RetryRequest;
 
-use crate::arguments::job_number;
+use crate::arguments::{job_number, key};
 use crate::context::Context;
 use crate::error::CtlError;
 use crate::job::submit::{answered, fault, show};
@@ -24,7 +24,7 @@ pub struct Retry {
     #[arg(long, short)]
     watch: bool,
     /// The same key gives the same job, however often it is asked for.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = key)]
     idempotency_key: Option<String>,
 }
 

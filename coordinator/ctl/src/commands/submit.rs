@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::arguments::job_number;
+use crate::arguments::{job_number, key};
 use crate::context::Context;
 use crate::error::CtlError;
 use crate::input::source::ConfigSource;
@@ -21,7 +21,7 @@ pub struct Submit {
     #[arg(long, short)]
     watch: bool,
     /// The same key gives the same job, however often it is submitted.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = key)]
     idempotency_key: Option<String>,
     /// Start only once these jobs have succeeded; where one fails or is cancelled, the new job is
     /// cancelled. Several are separated by commas.

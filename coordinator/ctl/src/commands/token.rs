@@ -6,6 +6,7 @@ use qlora_client::console;
 use qlora_proto::{
     CreateTokenRequest, CreateTokenResponse, ListTokensRequest, RevokeTokenRequest, Role, TokenInfo,
 };
+use tonic::{Code, Status};
 
 use crate::arguments::span;
 use crate::context::Context;
@@ -141,10 +142,24 @@ fn row(token: &TokenInfo, now: i64) -> Vec<String> {
     ]
 }
 
+/// The error of a call for one token.
+fn unknown(context: &Context, status: Status) -> CtlError {
+    match status.code() {
+        Code::NotFound => CtlError::Refused {
+            message: status.message().to_owned(),
+            help: "qlora-ctl token list shows them",
+            exit: Exit::Refused,
+        },
+        _ => context.fault()(status),
+    }
+}
+
 async fn revoke(context: &Context, id: u64) -> Result<(), CtlError> {
     let mut client = context.client().await?;
     let answer = client.tokens.revoke_token(RevokeTokenRequest { id }).await;
-    let ended = answer.map_err(context.fault())?.into_inner();
+    let ended = answer
+        .map_err(|status| unknown(context, status))?
+        .into_inner();
     if context.global.json {
         return print_json(&json::token(&ended));
     }

@@ -81,7 +81,7 @@ impl DataFile {
 
     /// Brings the file to the coordinator; what is there already is not sent again.
     pub async fn upload(&self, context: &Context) -> Result<(), CtlError> {
-        // A call that fails at once where the coordinator is away: transfers wait for it forever.
+        // A call that fails at once where the coordinator is away: transfers wait for it a while.
         let mut client = context.client().await?;
         let JobFile {
             name, digest, size, ..
@@ -101,7 +101,7 @@ impl DataFile {
             Content::Folder(archive) => {
                 let result = transfer::upload_folder(&client, archive, None, &watch).await;
                 bar.finish_and_clear();
-                return Ok(result?);
+                return result.map_err(context.transfer_fault());
             }
             Content::File(path) => path,
             Content::Joined(path) => path,
@@ -114,7 +114,7 @@ impl DataFile {
         };
         let result = transfer::upload(&client, &source, &watch).await;
         bar.finish_and_clear();
-        Ok(result?)
+        result.map_err(context.transfer_fault())
     }
 }
 

@@ -108,7 +108,7 @@ pub async fn get(context: &Context, artifact: &JobArtifact, folder: &Path) -> Re
     )
     .await;
     bar.finish_and_clear();
-    result?;
+    result.map_err(context.transfer_fault())?;
     let partial = Partial::folder(folder).map_err(CtlError::io(folder))?;
     unpack(&archive, partial.path())?;
     partial.publish().map_err(CtlError::io(folder))?;

@@ -169,7 +169,7 @@ impl<'a> Screen<'a> {
         let p = job.progress.clone().unwrap_or_default();
         let text = format!("{}   {}", job.id, where_it_stands(job, &p, why));
         match &self.bar {
-            Some(bar) => bar.set_message(text),
+            Some(bar) => bar.set_message(console::line(&text).into_owned()),
             None if job.state() == JobState::Queued => self.once(&text),
             None => self.line(&text, &p),
         }
@@ -205,7 +205,7 @@ impl<'a> Screen<'a> {
 
     fn note(&mut self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
+            Some(bar) => bar.set_message(console::line(text).into_owned()),
             None => self.once(text),
         }
     }

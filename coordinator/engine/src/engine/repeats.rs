@@ -1,7 +1,7 @@
 //! Ended jobs are done once more, or go.
 
 use super::state::Engine;
-use crate::event::{Effect, Effects, JournalKind, Refusal, Response};
+use crate::event::{ENDED, Effect, Effects, JournalKind, Refusal, Response};
 use crate::ids::{JobId, Now};
 use crate::job::{After, Job, JobSpec, JobState};
 
@@ -84,7 +84,7 @@ impl Engine {
             return Err(Refusal::WrongState {
                 job: id,
                 state: job.state.word(),
-                wanted: "an ended",
+                wanted: ENDED,
                 done,
             });
         }

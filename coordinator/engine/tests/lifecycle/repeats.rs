@@ -68,13 +68,15 @@ fn a_failed_job_is_done_again_from_where_it_was_or_from_the_start() {
 #[test]
 fn what_runs_or_has_succeeded_is_not_done_again_without_a_word() {
     let (mut world, running) = World::running(spec("x"));
-    assert!(matches!(
-        world.handle(retry(running.job, false)),
-        Response::Refused(Refusal::WrongState {
-            state: "running",
-            ..
-        })
-    ));
+    let Response::Refused(refusal) = world.handle(retry(running.job, false)) else {
+        panic!("a running job was done again");
+    };
+    let way_out = format!("qlora-ctl cancel {} ends it", running.job);
+    let said = refusal.to_string();
+    assert!(
+        said.contains("is running") && said.contains(&way_out),
+        "{said}"
+    );
     world.finish(running.token, Outcome::Succeeded);
     assert_eq!(
         world.handle(retry(running.job, false)),

@@ -1,7 +1,7 @@
 //! What a fault of the server means.
 
 use super::database::Database;
-use crate::error::StoreError;
+use crate::error::{StoreError, said};
 
 const DISK_FULL: &str = "53100";
 /// A page of a table or of an index cannot be what was written.
@@ -37,7 +37,7 @@ fn common(database: &Database, source: sqlx::Error) -> Result<sqlx::Error, Store
         Some(DISK_FULL) => Err(StoreError::ServerFull { place }),
         Some(code) if DAMAGED.contains(&code) => Err(StoreError::ServerDamaged {
             place,
-            fault: source.to_string(),
+            fault: said(&source),
         }),
         _ => Ok(source),
     }

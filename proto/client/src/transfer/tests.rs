@@ -1,4 +1,4 @@
-//! Transfers with a coordinator that refuses the token for a while.
+//! Transfers with a coordinator that refuses the token, or is in trouble, for a while.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -178,4 +178,33 @@ async fn what_is_refused_for_good_ends_a_workers_transfer_too() {
         assert!(matches!(told, Err(TransferError::Refused(_))), "{code:?}");
         assert_eq!(calls.load(Ordering::SeqCst), 1, "{code:?}");
     }
+}
+
+#[tokio::test]
+async fn a_person_is_told_of_trouble_that_does_not_pass() {
+    let file = file();
+    let (client, calls) = store(&[0, 1, 2], Code::Unavailable);
+    let impatient = || Patience::limited(Caller::Person, Duration::ZERO);
+    let source = Sent {
+        content: Content::File(&file.path),
+        digest: &file.digest,
+        size: BYTES.len() as u64,
+        by: None,
+    };
+    let path = file.folder.path().join("got");
+    let told = [
+        send_with(impatient(), &client, &source, &unwatched).await,
+        download_with(impatient(), &client, &file.digest, &path, None, &unwatched).await,
+    ];
+    for told in told {
+        assert!(
+            matches!(&told, Err(TransferError::Stuck(status)) if status.message() == "not now"),
+            "{told:?}"
+        );
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    // Trouble that passes is borne.
+    let (client, _) = store(&[0], Code::Unavailable);
+    let bytes = got(&client, &file, None).await;
+    assert_eq!(bytes.expect("a download"), BYTES);
 }

@@ -69,7 +69,7 @@ impl Preview {
         if !context.global.json {
             // Also with --quiet: the exit code depends on it.
             let note = |kind: &str, text: &str| {
-                console::note(&console::block(&format!("{}: {kind}: {text}", row.place)));
+                console::note(&console::line(&format!("{}: {kind}: {text}", row.place)));
             };
             findings.iter().for_each(|text| note("finding", text));
             warning.iter().for_each(|text| note("warning", text));
