@@ -148,10 +148,7 @@ impl Link {
     }
 
     /// A connection under TLS to a server that has been verified.
-    async fn verified(
-        &self,
-        config: Arc<ClientConfig>,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    async fn verified(&self, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
         let Address { host, port, .. } = &self.address;
         let stream = dial::tcp(host, *port).await?;
         let name = ServerName::try_from(host.clone())
