@@ -30,6 +30,11 @@ struct Seen {
     children: Vec<Child>,
     /// Workers whose state folder was copied.
     copied: BTreeSet<String>,
+    /// Workers, each with a machine that asks to be taken for it and was not answered.
+    asking: BTreeSet<(String, String)>,
+    /// The same of machines that were taken for it, with the time until which what trains for the
+    /// worker elsewhere may go on: GUARANTEES.md allows that of a copy.
+    placed: BTreeMap<(String, String), Duration>,
     /// By job: the last checkpoint whose commit was acknowledged.
     checkpoints: BTreeMap<u64, u64>,
     /// By job: the tokens that were acknowledged, each with when that was heard first.
@@ -48,17 +53,6 @@ struct Child {
     /// Its machine stood still, and it has not trained since.
     still: bool,
     ended: bool,
-    /// A copy of its worker's state folder asks to be taken for the worker, and was not answered.
-    asked: bool,
-    /// Such a copy has its worker's place, and it may train until then: GUARANTEES.md allows that.
-    displaced: Duration,
-}
-
-impl Child {
-    /// Whether it may train beside another.
-    fn is_displaced(&self) -> bool {
-        self.asked || now() < self.displaced
-    }
 }
 
 /// One child, for its end.
@@ -154,20 +148,18 @@ impl Witness {
 
     /// `machine` asks to be taken for `worker`.
     pub fn asks_for(&self, worker: &str, machine: &str) {
-        let mut seen = self.seen();
-        seen.others(worker, machine)
-            .for_each(|child| child.asked = true);
+        let asking = (worker.to_owned(), machine.to_owned());
+        self.seen().asking.insert(asking);
     }
 
     /// `machine` was refused, or is taken for `worker`, or may be.
     pub fn may_be(&self, worker: &str, machine: &str, refused: bool) {
         let mut seen = self.seen();
-        let until = now() + seen.lease;
-        for child in seen.others(worker, machine) {
-            child.asked = false;
-            if !refused {
-                child.displaced = until;
-            }
+        let place = (worker.to_owned(), machine.to_owned());
+        seen.asking.remove(&place);
+        if !refused {
+            let until = now() + seen.lease;
+            seen.placed.insert(place, until);
         }
     }
 
@@ -202,8 +194,6 @@ impl Witness {
             token,
             still: false,
             ended: false,
-            asked: false,
-            displaced: Duration::ZERO,
         });
         ChildId(seen.children.len() - 1)
     }
@@ -218,9 +208,6 @@ impl Witness {
         if child.ended {
             let fault = format!("a child of job {} trains after its end", child.job);
             return seen.accuse(fault);
-        }
-        if child.is_displaced() {
-            return;
         }
         let (machine, worker) = (child.machine.clone(), child.worker.clone());
         let (job, token) = (child.job, child.token);
@@ -332,28 +319,33 @@ impl Seen {
         self.broken.get_or_insert(rule);
     }
 
-    /// Children of `worker` that live on other machines than `machine`, where its state folder was
-    /// copied.
-    fn others(&mut self, worker: &str, machine: &str) -> impl Iterator<Item = &mut Child> {
-        let is_copied = self.copied.contains(worker);
-        let children = self.children.iter_mut();
-        children.filter(move |child| {
-            is_copied && child.worker == worker && child.machine != machine && !child.ended
-        })
+    /// Whether what trains for `worker` on `machine` may do so beside another: another machine has
+    /// a copy of its state folder, and is or may be taken for it.
+    fn is_displaced(&self, worker: &str, machine: &str) -> bool {
+        let is_other = |(of, by): &(String, String)| of == worker && by != machine;
+        let mut placed = self.placed.iter();
+        self.copied.contains(worker)
+            && (self.asking.iter().any(is_other)
+                || placed.any(|(place, until)| is_other(place) && now() < *until))
     }
 
     /// No other child trains the job of `training`.
     fn hold_alone(&mut self, training: Training<'_>) {
         let Training {
             machine,
+            worker,
             job,
             token,
             ..
         } = training;
+        if self.is_displaced(worker, machine) {
+            return;
+        }
         let other = self.children.iter().find(|child| {
             let is_own = child.machine == machine && child.token == token;
-            let is_quiet = child.ended || child.still || child.is_displaced();
-            child.job == job && !is_own && !is_quiet
+            let is_quiet = child.ended || child.still;
+            let is_other = child.job == job && !is_own && !is_quiet;
+            is_other && !self.is_displaced(&child.worker, &child.machine)
         });
         if let Some(other) = other {
             let fault = format!(

@@ -342,7 +342,7 @@ impl World<'_> {
     fn end(&mut self) -> turmoil::Result {
         let until = self.schedule.end + PATIENCE;
         loop {
-            let next = self.sim.elapsed() + HELP;
+            let next = self.sim.elapsed() + LOOK;
             self.run_until(next)?;
             let jobs = self.host.disk.jobs();
             let open = jobs.iter().find(|job| !job.state.is_final());
@@ -353,6 +353,9 @@ impl World<'_> {
             }
             if next > until {
                 return self.is_late(open);
+            }
+            if !is_time(next, HELP, LOOK) {
+                continue;
             }
             for job in jobs {
                 if matches!(job.state, JobState::Paused { .. }) {
