@@ -20,13 +20,15 @@ thread_local! {
     /// What the steady clock of the coordinator is ahead of simulated time: it begins at the time
     /// of the wall clock whenever the program starts.
     static STEADY: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    /// Since when the coordinator stands still, and its steady clock with it.
+    static STILL: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
 /// Makes the whole process read simulated time.
 pub fn install() {
     replace(Clocks {
         all: now,
-        steady: || STEADY.get() + now(),
+        steady: || STEADY.get() + STILL.get().unwrap_or_else(now),
         wall,
     });
 }
@@ -35,6 +37,7 @@ pub fn install() {
 pub fn begin() {
     BETWEEN.set(Duration::ZERO);
     STEPPED.set(0);
+    STILL.set(None);
 }
 
 /// Simulated time; that of the last step where no machine runs.
@@ -54,7 +57,23 @@ pub fn step_wall(ms: i64) {
 
 /// The coordinator's program starts now.
 pub fn start_program() {
+    STILL.set(None);
     STEADY.set(wall().saturating_sub(now()));
+}
+
+/// The coordinator stands still from now on: it may look at its steady clock, and sees no time
+/// pass.
+pub fn stand_still() {
+    STILL.set(STILL.get().or_else(|| Some(now())));
+}
+
+/// The coordinator goes on. Its steady clock has stood still as well where its machine `slept`.
+pub fn go_on(slept: bool) {
+    if let Some(since) = STILL.take()
+        && slept
+    {
+        STEADY.set(STEADY.get().saturating_sub(now() - since));
+    }
 }
 
 fn wall() -> Duration {

@@ -1,5 +1,6 @@
 //! The coordinator's machine: its program, on a disk that outlasts it.
 
+use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use qlora_access::Token;
 use qlora_coordinator::simulated::{Coordinator, Machine};
+use qlora_testkit::Chance;
 use turmoil::net::TcpListener;
 
 use crate::clocks;
@@ -58,6 +60,27 @@ impl Host {
                 coordinator.converse(Box::new(stream), local, peer).await;
             });
         }
+    }
+
+    /// What was not synced of uploads gets lost: of the bytes of each the second half is cut off, or
+    /// reads as zeros. Whether there was any.
+    pub fn tear_uploads(&self) -> bool {
+        let mut chance = Chance::new(self.seed ^ self.starts.load(Relaxed));
+        let parts = std::fs::read_dir(self.folder.join("partial"));
+        let mut torn = false;
+        for part in parts.into_iter().flatten().flatten() {
+            let file = OpenOptions::new().write(true).open(part.path());
+            let cut = file.and_then(|file| {
+                let bytes = file.metadata()?.len();
+                file.set_len(bytes / 2)?;
+                if chance.below(2) == 0 {
+                    file.set_len(bytes)?;
+                }
+                Ok(bytes > 0)
+            });
+            torn |= cut.unwrap_or(false);
+        }
+        torn
     }
 
     /// Random bits of this start.

@@ -1,7 +1,8 @@
 //! The coordinator's database: it outlasts the program, and behaves as badly as the schedule says.
 //!
-//! A transaction is durable as a whole once its bytes are synced. Before that a crash loses it. A
-//! crash after it, or an answer that is lost, leaves a change of which nobody was told.
+//! A transaction is durable as a whole once its bytes are synced. Before that a crash loses it,
+//! torn as it may be: a database finds that by its checksums. A crash after it, or an answer that
+//! is lost, leaves a change of which nobody was told.
 
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,8 @@ use qlora_testkit::Chance;
 
 use crate::clocks::now;
 use crate::schedule::Trouble;
+use crate::sights::Sight;
+use crate::witness::Witness;
 
 /// How long a write takes before its bytes are synced, and how long its answer takes after that, at
 /// the most.
@@ -27,6 +30,7 @@ const SLOW: u64 = 3_000;
 /// A database with a weather of its own.
 pub struct Disk {
     kept: MemoryStore,
+    witness: Witness,
     weather: Mutex<Weather>,
 }
 
@@ -34,6 +38,20 @@ struct Weather {
     chance: Chance,
     /// What is wrong, and until when.
     trouble: Option<(Trouble, Duration)>,
+}
+
+/// A write; it is dropped in its middle where the machine dies.
+struct UnderWay<'a> {
+    witness: &'a Witness,
+    if_dropped: Option<Sight>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(sight) = self.if_dropped {
+            self.witness.saw(sight);
+        }
+    }
 }
 
 /// What happens to one write.
@@ -45,9 +63,10 @@ struct Fate {
 }
 
 impl Disk {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, witness: Witness) -> Self {
         Self {
             kept: MemoryStore::default(),
+            witness,
             weather: Mutex::new(Weather {
                 chance: Chance::new(!seed),
                 trouble: None,
@@ -103,6 +122,18 @@ impl Disk {
 impl JobStore for Disk {
     async fn apply(&self, writes: Vec<Write>) -> Result<Vec<JournalEntry>, StoreError> {
         let fate = self.fate();
+        if let Some(trouble) = fate.trouble {
+            self.witness.saw(match trouble {
+                Trouble::Full => Sight::WriteRefused,
+                Trouble::Slow => Sight::WriteSlow,
+                Trouble::Doubt if fate.synced => Sight::WriteKeptInDoubt,
+                Trouble::Doubt => Sight::WriteLostInDoubt,
+            });
+        }
+        let mut under_way = UnderWay {
+            witness: &self.witness,
+            if_dropped: Some(Sight::WriteLostInCrash),
+        };
         tokio::time::sleep(fate.before).await;
         let done = match fate.trouble {
             Some(Trouble::Full) => Err(StoreError::DiskFull {
@@ -119,7 +150,9 @@ impl JobStore for Disk {
             }
             Some(Trouble::Slow) | None => self.kept.apply(writes).await,
         };
+        under_way.if_dropped = done.is_ok().then_some(Sight::WriteKeptInCrash);
         tokio::time::sleep(fate.after).await;
+        under_way.if_dropped = None;
         done
     }
 

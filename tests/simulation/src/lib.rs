@@ -13,17 +13,20 @@ mod coordinator;
 mod disk;
 mod person;
 mod schedule;
+mod sights;
 mod upload;
 mod witness;
 mod worker;
 mod world;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Once;
 
 use qlora_client::simulated::{self, Dialing, Io};
 
 pub use self::schedule::Schedule;
+pub use self::sights::{Sight, Tally};
 use self::witness::Witness;
 use self::world::World;
 
@@ -35,6 +38,8 @@ pub struct Report {
     pub log: Vec<String>,
     /// The rule that was broken first.
     pub broken: Option<String>,
+    /// How often each kind of fault and of event was met.
+    pub tally: Tally,
 }
 
 impl fmt::Display for Report {
@@ -53,7 +58,8 @@ impl fmt::Display for Report {
 /// Simulates what `seed` gives.
 pub fn simulate(seed: u64) -> Report {
     install();
-    let (schedule, witness) = (Schedule::of(seed), Witness::default());
+    let schedule = Schedule::of(seed);
+    let witness = Witness::new(schedule.lease);
     let done = run(schedule.clone(), witness.clone());
     if let Err(fault) = done {
         witness.accuse(format!("the simulation failed: {fault}"));
@@ -62,11 +68,18 @@ pub fn simulate(seed: u64) -> Report {
         schedule,
         log: witness.log(),
         broken: witness.broken(),
+        tally: witness.tally(),
     }
 }
 
 fn run(schedule: Schedule, witness: Witness) -> turmoil::Result {
-    let folder = tempfile::tempdir()?;
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() {
+        // Nobody asks what a power failure leaves of it: no write need wait for a disk.
+        tempfile::tempdir_in(memory)?
+    } else {
+        tempfile::tempdir()?
+    };
     World::new(schedule, folder.path().to_owned(), witness)?.run()
 }
 

@@ -13,10 +13,11 @@ use qlora_proto::{
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::coordinator::{NAME, PORT};
 use crate::schedule::{Ask, STEPS};
+use crate::sights::Sight;
 use crate::upload::{digest, upload};
 use crate::witness::Witness;
 
@@ -118,11 +119,16 @@ impl Person {
     async fn ask(&self, client: &Client, number: usize, ask: Ask) -> Result<(), Status> {
         self.witness.note(HOST, format!("{ask:?}"));
         match ask {
-            Ask::Submit { steps, twice } => {
+            Ask::Submit {
+                steps,
+                after,
+                twice,
+            } => {
                 let key = format!("key {number}");
-                self.submit(client, &key, steps).await?;
-                if twice {
-                    self.submit(client, &key, steps).await?;
+                let known = self.witness.acknowledged();
+                let after: Vec<u64> = known.iter().rev().take(after).copied().collect();
+                for _ in 0..1 + usize::from(twice) {
+                    self.submit(client, &key, (steps, after.clone())).await?;
                 }
                 Ok(())
             }
@@ -148,39 +154,39 @@ impl Person {
         known.get(at).copied()
     }
 
-    async fn submit(&self, client: &Client, key: &str, steps: u64) -> Result<(), Status> {
-        let at = STEPS.iter().position(|known| *known == steps);
-        let config = at.and_then(|at| CONFIGS.get(at)).cloned();
-        let file = JobFile {
-            role: FileRole::Train.to_string(),
-            name: "rows.jsonl".into(),
-            digest: digest(ROWS),
-            size: ROWS.len() as u64,
-        };
-        let request = if steps == 0 {
-            SubmitRequest {
-                kind: JobKind::Noop.into(),
-                idempotency_key: key.to_owned(),
-                ..SubmitRequest::default()
-            }
-        } else {
-            SubmitRequest {
-                kind: JobKind::Train.into(),
-                name: key.to_owned(),
-                config_json: config.unwrap_or_default(),
-                files: vec![file],
-                idempotency_key: key.to_owned(),
-                ..SubmitRequest::default()
-            }
-        };
+    async fn submit(
+        &self,
+        client: &Client,
+        key: &str,
+        (steps, after): (u64, Vec<u64>),
+    ) -> Result<(), Status> {
+        let comes_after = !after.is_empty();
+        let request = submission(key, steps, after);
         let answer = answered(|| {
             let (mut jobs, request) = (client.jobs.clone(), request.clone());
             async move { jobs.submit(request).await }
         });
-        if let Some(job) = answer.await?.job {
-            self.witness.submitted(key, job.id);
+        match answer.await {
+            // One that it is to come after has ended otherwise.
+            Err(fault) if comes_after && fault.code() == Code::FailedPrecondition => {
+                self.witness.turned_away();
+                Err(fault)
+            }
+            Err(fault) => {
+                let rule = format!("a submission is refused: {}", fault.message());
+                self.witness.accuse(rule);
+                Err(fault)
+            }
+            Ok(answer) => {
+                if comes_after {
+                    self.witness.saw(Sight::ComesAfter);
+                }
+                if let Some(job) = answer.job {
+                    self.witness.submitted(key, job.id);
+                }
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     async fn retry(
@@ -202,6 +208,7 @@ impl Person {
             async move { jobs.retry(request).await }
         });
         if let Some(job) = answer.await?.job {
+            self.witness.saw(Sight::Retried);
             self.witness.submitted(key, job.id);
         }
         Ok(())
@@ -269,6 +276,36 @@ impl Person {
             async move { workers.undrain_worker(request).await }
         });
         answer.await.map(drop)
+    }
+}
+
+/// A job of so many steps that comes after `after`.
+fn submission(key: &str, steps: u64, after: Vec<u64>) -> SubmitRequest {
+    let common = SubmitRequest {
+        idempotency_key: key.to_owned(),
+        after,
+        ..SubmitRequest::default()
+    };
+    if steps == 0 {
+        return SubmitRequest {
+            kind: JobKind::Noop.into(),
+            ..common
+        };
+    }
+    let at = STEPS.iter().position(|known| *known == steps);
+    let config = at.and_then(|at| CONFIGS.get(at)).cloned();
+    let file = JobFile {
+        role: FileRole::Train.to_string(),
+        name: "rows.jsonl".into(),
+        digest: digest(ROWS),
+        size: ROWS.len() as u64,
+    };
+    SubmitRequest {
+        kind: JobKind::Train.into(),
+        name: key.to_owned(),
+        config_json: config.unwrap_or_default(),
+        files: vec![file],
+        ..common
     }
 }
 

@@ -16,10 +16,30 @@ pub enum Act {
         keeps: bool,
     },
     StartWorker(usize),
-    /// A copy of the worker's state folder, as it is now, starts on another machine.
-    CopyWorker(usize),
-    KillCoordinator,
+    /// A worker's machine, its agent and its child, stands still, and later goes on.
+    PauseWorker(usize),
+    ResumeWorker(usize),
+    /// A copy of the worker's state folder, as it is now, starts on another machine, where it
+    /// registers by the same name or as a `stranger`.
+    CopyWorker {
+        worker: usize,
+        stranger: bool,
+    },
+    /// The next call of a worker's attempt arrives twice, and after its next commit the one before.
+    Repeat(usize),
+    /// The next attempt of a worker that is done claims its success without a result.
+    Claim(usize),
+    /// The coordinator's machine dies, and what was not synced of uploads may be `torn`.
+    KillCoordinator {
+        torn: bool,
+    },
     StartCoordinator,
+    /// The coordinator stands still, and later goes on. Its steady clock has run meanwhile, or has
+    /// not where its machine `slept`.
+    PauseCoordinator,
+    ResumeCoordinator {
+        slept: bool,
+    },
     /// Messages in one direction, or in both, are lost from now on.
     Cut(usize, Direction),
     /// Messages wait from now on.
@@ -57,9 +77,11 @@ pub enum Trouble {
 /// round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
-    /// A job of so many steps; `twice` sends it by the same key once more.
+    /// A job of so many steps that comes after so many of those acknowledged last; `twice` sends it
+    /// by the same key once more.
     Submit {
         steps: u64,
+        after: usize,
         twice: bool,
     },
     Pause(usize),
@@ -85,6 +107,8 @@ pub struct Schedule {
     pub seed: u64,
     pub workers: usize,
     pub lease: Duration,
+    /// The step of simulated time.
+    pub tick: Duration,
     /// In the order of time.
     pub acts: Vec<(Duration, Act)>,
     /// When everything is repaired.
@@ -92,13 +116,17 @@ pub struct Schedule {
 }
 
 /// Seconds of trouble.
-const TROUBLED: u64 = 60;
+const TROUBLED: u64 = 45;
+/// Milliseconds between two looks of the network and of the machines at each other. Most of a
+/// simulation's time goes into such steps, and different ones let different things coincide.
+const TICKS: [u64; 4] = [20, 40, 60, 80];
 
 impl Schedule {
     pub fn of(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let workers = 2 + chance.below(2) as usize;
-        let lease = Duration::from_secs(chance.pick(&[6, 10, 30]));
+        let lease = Duration::from_secs(chance.pick(&[4, 6, 10, 20]));
+        let tick = Duration::from_millis(chance.pick(&TICKS));
         let mut acts = Vec::new();
         for _ in 0..2 + chance.below(3) {
             let at = Duration::from_millis(chance.below(TROUBLED * 500));
@@ -114,6 +142,7 @@ impl Schedule {
             seed,
             workers,
             lease,
+            tick,
             acts,
             end: Duration::from_secs(TROUBLED + 5),
         }
@@ -123,6 +152,7 @@ impl Schedule {
 fn submission(chance: &mut Chance) -> Ask {
     Ask::Submit {
         steps: chance.pick(&STEPS),
+        after: chance.pick(&[0, 0, 0, 1, 2]),
         twice: chance.below(3) == 0,
     }
 }
@@ -130,21 +160,20 @@ fn submission(chance: &mut Chance) -> Ask {
 /// One trouble or wish, and its end where it has one.
 fn one(chance: &mut Chance, workers: usize, at: Duration, acts: &mut Vec<(Duration, Act)>) {
     let worker = chance.below(workers as u64) as usize;
-    let job = chance.below(6) as usize;
     let later = at + Duration::from_millis(200 + chance.below(20_000));
     let flip = chance.below(2) == 0;
-    match chance.below(15) {
-        0 | 1 => acts.extend([
-            (
-                at,
-                Act::KillWorker {
-                    worker,
-                    keeps: flip,
-                },
-            ),
-            (later, Act::StartWorker(worker)),
-        ]),
-        2 | 3 => acts.extend([(at, Act::KillCoordinator), (later, Act::StartCoordinator)]),
+    let (first, then) = match chance.below(19) {
+        0 | 1 => (
+            Act::KillWorker {
+                worker,
+                keeps: flip,
+            },
+            Some(Act::StartWorker(worker)),
+        ),
+        2 | 3 => (
+            Act::KillCoordinator { torn: flip },
+            Some(Act::StartCoordinator),
+        ),
         4 | 5 => {
             let ways = [
                 Direction::ToCoordinator,
@@ -152,51 +181,61 @@ fn one(chance: &mut Chance, workers: usize, at: Duration, acts: &mut Vec<(Durati
                 Direction::Both,
             ];
             let way = chance.pick(&ways);
-            acts.extend([(at, Act::Cut(worker, way)), (later, Act::Repair(worker))]);
+            (Act::Cut(worker, way), Some(Act::Repair(worker)))
         }
-        6 => acts.extend([(at, Act::Hold(worker)), (later, Act::Repair(worker))]),
+        6 => (Act::Hold(worker), Some(Act::Repair(worker))),
         7 => {
             let ms = chance.below(7_200_000) as i64 - 3_600_000;
-            acts.push((at, Act::StepWall { ms }));
+            (Act::StepWall { ms }, None)
         }
         8 | 9 => {
             let trouble = chance.pick(&[Trouble::Full, Trouble::Slow, Trouble::Doubt]);
-            acts.push((at, Act::Disk(trouble, later - at)));
+            (Act::Disk(trouble, later - at), None)
         }
-        10 => acts.extend([
-            (at, Act::Ask(Ask::Pause(job))),
-            (later, Act::Ask(Ask::Resume(job))),
-        ]),
-        11 => acts.push((at, Act::Ask(Ask::Cancel(job)))),
-        12 => acts.push((
-            later,
-            Act::Ask(Ask::Retry {
-                job,
-                from_start: flip,
-            }),
-        )),
-        13 => acts.extend([
-            (
-                at,
-                Act::Ask(Ask::Drain {
-                    worker,
-                    at_once: flip,
-                }),
-            ),
-            (later, Act::Ask(Ask::Undrain(worker))),
-        ]),
-        _ => acts.push((at, Act::CopyWorker(worker))),
-    }
+        10 => (Act::PauseWorker(worker), Some(Act::ResumeWorker(worker))),
+        11 => (
+            Act::PauseCoordinator,
+            Some(Act::ResumeCoordinator { slept: flip }),
+        ),
+        12 => {
+            let stranger = flip;
+            (Act::CopyWorker { worker, stranger }, None)
+        }
+        13 => (Act::Repeat(worker), None),
+        14 => (Act::Claim(worker), None),
+        _ => wish(chance, worker, flip),
+    };
+    acts.push((at, first));
+    acts.extend(then.map(|then| (later, then)));
+}
+
+/// What a person wants of a job or a worker, and what it wants later.
+fn wish(chance: &mut Chance, worker: usize, flip: bool) -> (Act, Option<Act>) {
+    let job = chance.below(6) as usize;
+    let from_start = flip;
+    let retry = Ask::Retry { job, from_start };
+    let (first, then) = match chance.below(4) {
+        0 => (Ask::Pause(job), Some(Ask::Resume(job))),
+        1 => (Ask::Cancel(job), Some(retry)),
+        2 => (retry, None),
+        _ => {
+            let at_once = flip;
+            let drain = Ask::Drain { worker, at_once };
+            (drain, Some(Ask::Undrain(worker)))
+        }
+    };
+    (Act::Ask(first), then.map(Act::Ask))
 }
 
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} workers, a lease of {} s, repaired after {} s",
+            "seed {}: {} workers, a lease of {} s, steps of {} ms, repaired after {} s",
             self.seed,
             self.workers,
             self.lease.as_secs(),
+            self.tick.as_millis(),
             self.end.as_secs()
         )?;
         for (at, act) in &self.acts {
@@ -226,11 +265,11 @@ mod tests {
             let acts = Schedule::of(seed).acts;
             let count = |wanted: fn(&Act) -> bool| acts.iter().filter(|(_, a)| wanted(a)).count();
             assert_eq!(
-                count(|act| matches!(act, Act::KillCoordinator)),
+                count(|act| matches!(act, Act::KillCoordinator { .. })),
                 count(|act| matches!(act, Act::StartCoordinator))
             );
             kinds.extend(acts.iter().map(|(_, act)| discriminant(act)));
         }
-        assert_eq!(kinds.len(), 11);
+        assert_eq!(kinds.len(), 17);
     }
 }

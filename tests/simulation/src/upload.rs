@@ -1,10 +1,18 @@
 //! Uploads by the protocol: what the coordinator has is asked first, and the rest is sent.
 
+use std::time::Duration;
+
 use qlora_client::Client;
 use qlora_client::retry::{Backoff, Policy, Verdict, judge};
 use qlora_proto::{StatArtifactRequest, UploadHeader, UploadRequest};
 use sha2::{Digest, Sha256};
+use tokio_stream::StreamExt;
 use tonic::Status;
+
+/// Bytes of one message.
+const PART: usize = 1 << 10;
+/// Time from one message to the next.
+const GAP: Duration = Duration::from_millis(150);
 
 /// What artifacts are known by.
 pub fn digest(bytes: &[u8]) -> String {
@@ -56,10 +64,20 @@ async fn once(
         session,
     };
     let rest = bytes.get(stat.received as usize..).unwrap_or_default();
-    let message = UploadRequest {
-        header: Some(header),
-        data: rest.to_vec(),
+    let part = |data: &[u8]| UploadRequest {
+        header: None,
+        data: data.to_vec(),
     };
-    let sent = client.upload(tokio_stream::iter([message])).await;
+    let mut messages: Vec<_> = rest.chunks(PART).map(part).collect();
+    match messages.first_mut() {
+        Some(first) => first.header = Some(header),
+        None => messages.push(UploadRequest {
+            header: Some(header),
+            data: Vec::new(),
+        }),
+    }
+    let sent = client
+        .upload(tokio_stream::iter(messages).throttle(GAP))
+        .await;
     sent.map(drop)
 }

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use qlora_engine::{ArtifactKind, Job, JobState};
+use qlora_engine::{ArtifactKind, Job, JobKind, JobState};
 
 use crate::clocks::now;
+use crate::sights::{Sight, Tally};
 
 /// Shared by all who see something.
 #[derive(Clone, Default)]
@@ -17,14 +18,23 @@ pub struct Witness(Arc<Mutex<Seen>>);
 
 #[derive(Default)]
 struct Seen {
+    lease: Duration,
     log: Vec<String>,
+    tally: Tally,
     broken: Option<String>,
     /// Jobs that a person was told the number of, in that order.
     acknowledged: Vec<u64>,
+    /// Submissions that were refused, as they may be.
+    turned_away: usize,
     keys: BTreeMap<String, u64>,
     children: Vec<Child>,
-    /// Workers whose state folder was copied: GUARANTEES.md allows two of them for a moment.
+    /// Workers whose state folder was copied.
     copied: BTreeSet<String>,
+    /// Workers, each with a machine that asks to be taken for it and was not answered.
+    asking: BTreeSet<(String, String)>,
+    /// The same of machines that were taken for it, with the time until which what trains for the
+    /// worker elsewhere may go on: GUARANTEES.md allows that of a copy.
+    placed: BTreeMap<(String, String), Duration>,
     /// By job: the last checkpoint whose commit was acknowledged.
     checkpoints: BTreeMap<u64, u64>,
     /// By job: the tokens that were acknowledged, each with when that was heard first.
@@ -40,6 +50,8 @@ struct Child {
     worker: String,
     job: u64,
     token: u64,
+    /// Its machine stood still, and it has not trained since.
+    still: bool,
     ended: bool,
 }
 
@@ -58,6 +70,15 @@ pub struct Training<'a> {
 }
 
 impl Witness {
+    /// Of workers that have leases of length `lease`.
+    pub fn new(lease: Duration) -> Self {
+        let seen = Seen {
+            lease,
+            ..Seen::default()
+        };
+        Self(Arc::new(Mutex::new(seen)))
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,8 +102,30 @@ impl Witness {
         self.seen().log.clone()
     }
 
+    /// Counts what was met.
+    pub fn saw(&self, sight: Sight) {
+        self.seen().tally.saw(sight);
+    }
+
+    pub fn tally(&self) -> Tally {
+        self.seen().tally.clone()
+    }
+
     pub fn acknowledged(&self) -> Vec<u64> {
         self.seen().acknowledged.clone()
+    }
+
+    /// Submissions of which a person knows what came of them.
+    pub fn answered(&self) -> usize {
+        let seen = self.seen();
+        seen.acknowledged.len() + seen.turned_away
+    }
+
+    /// A submission was refused, as it may be.
+    pub fn turned_away(&self) {
+        let mut seen = self.seen();
+        seen.tally.saw(Sight::TurnedAway);
+        seen.turned_away += 1;
     }
 
     /// A person was told that the submission by `key` is `job`.
@@ -93,7 +136,7 @@ impl Witness {
             Some(other) if other != job => {
                 seen.accuse(format!("one key, {key}, gave the jobs {other} and {job}"));
             }
-            Some(_) => {}
+            Some(_) => seen.tally.saw(Sight::KeyRepeated),
             None => seen.acknowledged.push(job),
         }
     }
@@ -101,6 +144,23 @@ impl Witness {
     /// The state folder of `worker` is copied.
     pub fn copied(&self, worker: &str) {
         self.seen().copied.insert(worker.to_owned());
+    }
+
+    /// `machine` asks to be taken for `worker`.
+    pub fn asks_for(&self, worker: &str, machine: &str) {
+        let asking = (worker.to_owned(), machine.to_owned());
+        self.seen().asking.insert(asking);
+    }
+
+    /// `machine` was refused, or is taken for `worker`, or may be.
+    pub fn may_be(&self, worker: &str, machine: &str, refused: bool) {
+        let mut seen = self.seen();
+        let place = (worker.to_owned(), machine.to_owned());
+        seen.asking.remove(&place);
+        if !refused {
+            let until = now() + seen.lease;
+            seen.placed.insert(place, until);
+        }
     }
 
     pub fn begins(&self, training: Training<'_>) -> ChildId {
@@ -116,17 +176,11 @@ impl Witness {
             machine,
             &format!("its child trains job {job} under {token} after step {from_step}"),
         );
-        let other = seen.children.iter().find(|child| {
-            let is_copy = child.worker == worker && seen.copied.contains(worker);
-            !child.ended && child.job == job && !is_copy
+        seen.tally.saw(match from_step {
+            0 => Sight::TrainsAnew,
+            _ => Sight::TrainsOn,
         });
-        if let Some(other) = other {
-            let fault = format!(
-                "two children train job {job}: on {} under {}, and on {machine} under {token}",
-                other.machine, other.token
-            );
-            seen.accuse(fault);
-        }
+        seen.hold_alone(training);
         let saved = seen.checkpoints.get(&job).copied().unwrap_or_default();
         if from_step < saved {
             seen.accuse(format!(
@@ -138,12 +192,44 @@ impl Witness {
             worker: worker.to_owned(),
             job,
             token,
+            still: false,
             ended: false,
         });
         ChildId(seen.children.len() - 1)
     }
 
-    pub fn ends(&self, child: ChildId, why: &str) {
+    /// A child has done a step.
+    pub fn trains(&self, child: ChildId) {
+        let mut seen = self.seen();
+        let Some(child) = seen.children.get_mut(child.0) else {
+            return;
+        };
+        child.still = false;
+        if child.ended {
+            let fault = format!("a child of job {} trains after its end", child.job);
+            return seen.accuse(fault);
+        }
+        let (machine, worker) = (child.machine.clone(), child.worker.clone());
+        let (job, token) = (child.job, child.token);
+        seen.hold_alone(Training {
+            machine: &machine,
+            worker: &worker,
+            job,
+            token,
+            from_step: 0,
+        });
+    }
+
+    /// What runs on `machine` stands still: it trains nothing until it goes on.
+    pub fn stands_still(&self, machine: &str) {
+        let mut seen = self.seen();
+        let children = seen.children.iter_mut();
+        let own = children.filter(|child| child.machine == machine);
+        own.for_each(|child| child.still = true);
+        seen.note(machine, "stands still");
+    }
+
+    pub fn ends(&self, child: ChildId, why: Sight) {
         let mut seen = self.seen();
         let Some(child) = seen.children.get_mut(child.0) else {
             return;
@@ -152,6 +238,7 @@ impl Witness {
             return;
         }
         let (machine, job) = (child.machine.clone(), child.job);
+        seen.tally.saw(why);
         seen.note(&machine, &format!("its child of job {job} ends: {why}"));
     }
 
@@ -186,6 +273,10 @@ impl Witness {
             "coordinator",
             &format!("has taken the {kind} of step {step} of job {job}"),
         );
+        seen.tally.saw(match kind {
+            ArtifactKind::Checkpoint => Sight::CheckpointTaken,
+            ArtifactKind::Adapter => Sight::ResultTaken,
+        });
         match kind {
             ArtifactKind::Checkpoint => {
                 let last = seen.checkpoints.entry(job).or_default();
@@ -205,7 +296,13 @@ impl Witness {
         if let Some(lost) = lost.copied() {
             seen.accuse(format!("job {lost} was acknowledged and is not there"));
         }
-        let faults: Vec<String> = jobs.values().filter_map(|job| seen.fault_of(job)).collect();
+        let faults: Vec<String> = jobs
+            .values()
+            .filter_map(|job| seen.fault_of(job).or_else(|| too_early(job, &jobs)))
+            .collect();
+        for job in jobs.values() {
+            seen.count(job);
+        }
         faults.into_iter().for_each(|fault| seen.accuse(fault));
         seen.durable = jobs;
     }
@@ -220,6 +317,58 @@ impl Seen {
     fn accuse(&mut self, rule: String) {
         self.note("RULE", &rule);
         self.broken.get_or_insert(rule);
+    }
+
+    /// Whether what trains for `worker` on `machine` may do so beside another: another machine has
+    /// a copy of its state folder, and is or may be taken for it.
+    fn is_displaced(&self, worker: &str, machine: &str) -> bool {
+        let is_other = |(of, by): &(String, String)| of == worker && by != machine;
+        let mut placed = self.placed.iter();
+        self.copied.contains(worker)
+            && (self.asking.iter().any(is_other)
+                || placed.any(|(place, until)| is_other(place) && now() < *until))
+    }
+
+    /// No other child trains the job of `training`.
+    fn hold_alone(&mut self, training: Training<'_>) {
+        let Training {
+            machine,
+            worker,
+            job,
+            token,
+            ..
+        } = training;
+        if self.is_displaced(worker, machine) {
+            return;
+        }
+        let other = self.children.iter().find(|child| {
+            let is_own = child.machine == machine && child.token == token;
+            let is_quiet = child.ended || child.still;
+            let is_other = child.job == job && !is_own && !is_quiet;
+            is_other && !self.is_displaced(&child.worker, &child.machine)
+        });
+        if let Some(other) = other {
+            let fault = format!(
+                "two children train job {job}: on {} under {}, and on {machine} under {token}",
+                other.machine, other.token
+            );
+            self.accuse(fault);
+        }
+    }
+
+    /// Counts the state of `job` where it is another than before.
+    fn count(&mut self, job: &Job) {
+        let before = self.durable.get(&job.id.0);
+        if before.is_some_and(|before| before.state == job.state) {
+            return;
+        }
+        self.tally.saw(match job.state {
+            JobState::Paused { .. } => Sight::JobPaused,
+            JobState::Succeeded { .. } => Sight::JobSucceeded,
+            JobState::Failed { .. } => Sight::JobFailed,
+            JobState::Cancelled { .. } => Sight::JobCancelled,
+            JobState::Queued { .. } | JobState::Running { .. } => return,
+        });
     }
 
     /// What is wrong with a job as it is durable.
@@ -249,13 +398,31 @@ impl Seen {
         let is_acknowledged = self.results.contains_key(&id.0);
         match adapters {
             0 if is_acknowledged => Some(format!("the acknowledged result of job {id} is gone")),
-            0 if ended_well && job.missing_result().is_some() => {
+            // Not by the engine's own word.
+            0 if ended_well && job.spec.kind == JobKind::Train => {
                 Some(format!("job {id} succeeded without a result"))
             }
             0 | 1 => None,
             many => Some(format!("job {id} has {many} results")),
         }
     }
+}
+
+/// What is wrong with a job that was started before one that it comes after had succeeded.
+fn too_early(job: &Job, jobs: &BTreeMap<u64, Job>) -> Option<String> {
+    if job.attempts.is_empty() {
+        return None;
+    }
+    let has_succeeded = |id: &u64| {
+        let other = jobs.get(id);
+        other.is_some_and(|other| matches!(other.state, JobState::Succeeded { .. }))
+    };
+    let mut after = job.spec.after.jobs.iter().map(|id| id.0);
+    let early = after.find(|id| !has_succeeded(id))?;
+    Some(format!(
+        "job {} began before job {early} had succeeded",
+        job.id
+    ))
 }
 
 #[cfg(test)]
@@ -276,10 +443,38 @@ mod tests {
     fn two_children_of_one_job_are_seen_and_one_after_the_other_is_allowed() {
         let witness = Witness::default();
         let first = witness.begins(training("a", 1, 0));
-        witness.ends(first, "done");
+        witness.ends(first, Sight::Done);
         witness.begins(training("b", 2, 0));
         assert_eq!(witness.broken(), None);
         witness.begins(training("c", 3, 0));
+        let rule = witness.broken().expect("a broken rule");
+        assert!(rule.starts_with("two children train job 1"), "{rule}");
+    }
+
+    #[test]
+    fn a_copy_displaces_its_original_for_a_lease_and_no_other_worker() {
+        let train = |copied: &str| {
+            let witness = Witness::new(Duration::from_secs(1));
+            witness.copied(copied);
+            witness.begins(training("a", 1, 0));
+            witness.asks_for(copied, "copy");
+            witness.may_be(copied, "copy", false);
+            witness.begins(training("b", 2, 0));
+            witness.broken()
+        };
+        assert_eq!(train("a"), None);
+        assert!(train("c").is_some());
+    }
+
+    #[test]
+    fn a_child_that_stood_still_is_seen_only_once_it_trains_beside_another() {
+        let witness = Witness::default();
+        let first = witness.begins(training("a", 1, 0));
+        witness.stands_still("a");
+        let second = witness.begins(training("b", 2, 0));
+        witness.trains(second);
+        assert_eq!(witness.broken(), None);
+        witness.trains(first);
         let rule = witness.broken().expect("a broken rule");
         assert!(rule.starts_with("two children train job 1"), "{rule}");
     }

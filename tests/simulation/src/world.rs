@@ -1,6 +1,6 @@
 //! One simulation: machines, a network, and what the schedule does to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -16,11 +16,10 @@ use crate::coordinator::{self, Host};
 use crate::disk::Disk;
 use crate::person::{self, Person, Wish, worker_name};
 use crate::schedule::{Act, Ask, Direction, Schedule};
+use crate::sights::Sight;
 use crate::witness::Witness;
-use crate::worker::Machine;
+use crate::worker::{self, Machine};
 
-/// The step of simulated time.
-const TICK: Duration = Duration::from_millis(20);
 /// How long a message is on its way.
 const LATENCY: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(120)];
 /// How often durable state is compared with what was acknowledged.
@@ -32,6 +31,17 @@ const PATIENCE: Duration = Duration::from_secs(1_500);
 /// Messages that wait for one receiver.
 const CAPACITY: usize = 4_096;
 
+/// What is wrong with links to the coordinator, by the machine at their other end.
+#[derive(Default)]
+struct Links {
+    cut: BTreeMap<String, Direction>,
+    held: BTreeSet<String>,
+    /// Machines that stand still.
+    still: BTreeSet<String>,
+    /// The coordinator stands still.
+    paused: bool,
+}
+
 pub struct World<'a> {
     sim: Sim<'a>,
     schedule: Schedule,
@@ -40,6 +50,7 @@ pub struct World<'a> {
     workers: Vec<Arc<Machine>>,
     /// By worker.
     copies: BTreeMap<usize, Arc<Machine>>,
+    links: Links,
     wishes: mpsc::UnboundedSender<Wish>,
     asked: usize,
     /// Jobs that a person submits.
@@ -58,7 +69,7 @@ impl World<'_> {
         std::fs::write(&token_file, &secret)?;
         let token = Token::parse(&secret, "the simulation")?;
         let host = Arc::new(Host {
-            disk: Arc::new(Disk::new(schedule.seed)),
+            disk: Arc::new(Disk::new(schedule.seed, witness.clone())),
             folder: folder.join("artifacts"),
             token,
             lease: schedule.lease,
@@ -66,7 +77,7 @@ impl World<'_> {
             witness: witness.clone(),
             starts: AtomicU64::new(0),
         });
-        let mut sim = network(schedule.seed);
+        let mut sim = network(schedule.seed, schedule.tick);
         let own = host.clone();
         sim.host(coordinator::NAME, move || own.clone().run());
         let machine = |i| Machine::new(&worker_name(i), token_file.clone(), witness.clone());
@@ -75,7 +86,7 @@ impl World<'_> {
             .collect();
         for worker in &workers {
             let own = worker.clone();
-            sim.host(worker.host.clone(), move || own.clone().run());
+            sim.host(worker.host.clone(), move || worker::run(own.clone()));
         }
         let (wishes, waiting) = mpsc::unbounded_channel();
         let person = Arc::new(Person {
@@ -94,6 +105,7 @@ impl World<'_> {
             host,
             workers,
             copies: BTreeMap::new(),
+            links: Links::default(),
             wishes,
             asked: 0,
         })
@@ -118,7 +130,7 @@ impl World<'_> {
             self.sim.step()?;
             let now = self.sim.elapsed();
             clocks::rest(now);
-            if is_time(now, LOOK) {
+            if is_time(now, LOOK, self.schedule.tick) {
                 self.witness.look(self.host.disk.jobs());
             }
         }
@@ -127,32 +139,45 @@ impl World<'_> {
 
     fn act(&mut self, act: Act) {
         self.witness.note("schedule", format!("{act:?}"));
-        let worker = |i: usize| worker_name(i);
         match act {
             Act::Ask(ask) => {
                 self.asked += 1;
                 drop(self.wishes.send(Wish::Ask(self.asked, ask)));
             }
-            Act::KillWorker { worker: i, keeps } => {
-                if self.sim.is_host_running(worker(i)) {
-                    self.sim.crash(worker(i));
-                    self.workers[i].die(keeps);
-                }
-            }
-            Act::StartWorker(i) => self.start(&worker(i)),
-            Act::CopyWorker(i) => self.copy(i),
-            Act::KillCoordinator => self.sim.crash(coordinator::NAME),
+            Act::KillWorker { worker, keeps } => self.kill_worker(worker, keeps),
+            Act::StartWorker(i) => self.start(&worker_name(i)),
+            Act::PauseWorker(i) => self.pause_worker(i),
+            Act::ResumeWorker(i) => self.resume_worker(i),
+            Act::CopyWorker { worker, stranger } => self.copy(worker, stranger),
+            Act::Repeat(i) => self.workers[i].repeat(),
+            Act::Claim(i) => self.workers[i].claim(),
+            Act::KillCoordinator { torn } => self.kill_coordinator(torn),
             Act::StartCoordinator => self.start(coordinator::NAME),
-            Act::Cut(i, Direction::Both) => self.sim.partition(worker(i), coordinator::NAME),
-            Act::Cut(i, Direction::ToCoordinator) => {
-                self.sim.partition_oneway(worker(i), coordinator::NAME);
+            Act::PauseCoordinator => self.pause_coordinator(),
+            Act::ResumeCoordinator { slept } => self.resume_coordinator(slept),
+            Act::Cut(i, way) => {
+                self.witness.saw(match way {
+                    Direction::ToCoordinator => Sight::CutToCoordinator,
+                    Direction::FromCoordinator => Sight::CutFromCoordinator,
+                    Direction::Both => Sight::CutBoth,
+                });
+                self.links.cut.insert(worker_name(i), way);
+                self.link(&worker_name(i));
             }
-            Act::Cut(i, Direction::FromCoordinator) => {
-                self.sim.partition_oneway(coordinator::NAME, worker(i));
+            Act::Hold(i) => {
+                self.witness.saw(Sight::MessagesHeld);
+                self.links.held.insert(worker_name(i));
+                self.link(&worker_name(i));
             }
-            Act::Hold(i) => self.sim.hold(worker(i), coordinator::NAME),
             Act::Repair(i) => self.mend(i),
-            Act::StepWall { ms } => clocks::step_wall(ms),
+            Act::StepWall { ms } => {
+                self.witness.saw(if ms < 0 {
+                    Sight::WallBack
+                } else {
+                    Sight::WallForward
+                });
+                clocks::step_wall(ms);
+            }
             Act::Disk(trouble, time) => self.host.disk.trouble(trouble, clocks::now() + time),
         }
     }
@@ -164,20 +189,122 @@ impl World<'_> {
         }
     }
 
-    /// Messages between a worker and the coordinator arrive.
-    fn mend(&self, i: usize) {
-        self.sim.release(worker_name(i), coordinator::NAME);
-        self.sim.repair(worker_name(i), coordinator::NAME);
+    fn kill_worker(&mut self, i: usize, keeps: bool) {
+        if self.sim.is_host_running(worker_name(i)) {
+            self.witness.saw(Sight::WorkerDies);
+            self.sim.crash(worker_name(i));
+            self.workers[i].die(keeps);
+            self.resume_worker(i);
+        }
     }
 
-    fn copy(&mut self, i: usize) {
+    fn pause_worker(&mut self, i: usize) {
+        if self.sim.is_host_running(worker_name(i)) {
+            self.witness.saw(Sight::WorkerPauses);
+            self.workers[i].pause();
+            self.links.still.insert(worker_name(i));
+            self.link(&worker_name(i));
+        }
+    }
+
+    fn resume_worker(&mut self, i: usize) {
+        self.workers[i].go_on();
+        self.links.still.remove(&worker_name(i));
+        self.link(&worker_name(i));
+    }
+
+    fn kill_coordinator(&mut self, torn: bool) {
+        if !self.sim.is_host_running(coordinator::NAME) {
+            return;
+        }
+        self.witness.saw(Sight::CoordinatorDies);
+        self.sim.crash(coordinator::NAME);
+        if torn && self.host.tear_uploads() {
+            self.witness.saw(Sight::UploadTorn);
+        }
+        self.resume_coordinator(false);
+    }
+
+    fn pause_coordinator(&mut self) {
+        if !self.links.paused && self.sim.is_host_running(coordinator::NAME) {
+            clocks::stand_still();
+            self.links.paused = true;
+            self.link_all();
+        }
+    }
+
+    fn resume_coordinator(&mut self, slept: bool) {
+        if self.links.paused {
+            self.witness.saw(if slept {
+                Sight::CoordinatorSleeps
+            } else {
+                Sight::CoordinatorPauses
+            });
+            clocks::go_on(slept);
+            self.links.paused = false;
+            self.link_all();
+        }
+    }
+
+    /// Messages between a worker and the coordinator arrive.
+    fn mend(&mut self, i: usize) {
+        let name = worker_name(i);
+        self.links.cut.remove(&name);
+        self.links.held.remove(&name);
+        self.link(&name);
+    }
+
+    fn link_all(&self) {
+        let workers = self.workers.iter().chain(self.copies.values());
+        for worker in workers {
+            self.link(&worker.host);
+        }
+        self.link(person::HOST);
+    }
+
+    /// Makes the link between `host` and the coordinator what it is to be. Whoever stands still
+    /// neither hears nor says anything; messages wait for it.
+    fn link(&self, host: &str) {
+        let Links {
+            cut,
+            held,
+            still,
+            paused,
+        } = &self.links;
+        if *paused || held.contains(host) || still.contains(host) {
+            return self.sim.hold(host, coordinator::NAME);
+        }
+        self.sim.release(host, coordinator::NAME);
+        match cut.get(host) {
+            None => {}
+            Some(Direction::Both) => self.sim.partition(host, coordinator::NAME),
+            Some(Direction::ToCoordinator) => {
+                self.sim.partition_oneway(host, coordinator::NAME);
+            }
+            Some(Direction::FromCoordinator) => {
+                self.sim.partition_oneway(coordinator::NAME, host);
+            }
+        }
+    }
+
+    fn copy(&mut self, i: usize, stranger: bool) {
         if self.copies.contains_key(&i) {
             return;
         }
-        let copy = Arc::new(self.workers[i].copy(format!("copy-{i}")));
-        self.witness.copied(&copy.worker);
+        let original = &self.workers[i];
+        let copy = if stranger {
+            self.witness.saw(Sight::FolderTaken);
+            original.stranger(format!("stranger-{i}"))
+        } else {
+            self.witness.saw(Sight::FolderCopied);
+            self.witness.copied(&original.worker);
+            original.copy(format!("copy-{i}"))
+        };
+        let copy = Arc::new(copy);
         let own = copy.clone();
-        self.sim.host(copy.host.clone(), move || own.clone().run());
+        self.sim
+            .host(copy.host.clone(), move || worker::run(own.clone()));
+        self.link(&copy.host);
         self.copies.insert(i, copy);
     }
 
@@ -185,12 +312,14 @@ impl World<'_> {
     fn repair(&mut self) {
         self.witness.note("schedule", "everything is repaired");
         self.host.disk.repair();
+        self.resume_coordinator(false);
         for (_, copy) in std::mem::take(&mut self.copies) {
             self.sim.crash(copy.host.clone());
             copy.die(false);
         }
         for i in 0..self.schedule.workers {
             self.mend(i);
+            self.resume_worker(i);
             self.start(&worker_name(i));
         }
         self.start(coordinator::NAME);
@@ -213,17 +342,20 @@ impl World<'_> {
     fn end(&mut self) -> turmoil::Result {
         let until = self.schedule.end + PATIENCE;
         loop {
-            let next = self.sim.elapsed() + HELP;
+            let next = self.sim.elapsed() + LOOK;
             self.run_until(next)?;
             let jobs = self.host.disk.jobs();
             let open = jobs.iter().find(|job| !job.state.is_final());
             let open = open.map(|job| job.id.0);
-            let all_told = self.witness.acknowledged().len() >= self.submissions;
+            let all_told = self.witness.answered() >= self.submissions;
             if self.witness.broken().is_some() || (open.is_none() && all_told) {
                 return Ok(());
             }
             if next > until {
                 return self.is_late(open);
+            }
+            if !is_time(next, HELP, LOOK) {
+                continue;
             }
             for job in jobs {
                 if matches!(job.state, JobState::Paused { .. }) {
@@ -237,16 +369,16 @@ impl World<'_> {
     }
 }
 
-/// Whether a multiple of `every` is within the step that ends at `now`.
-fn is_time(now: Duration, every: Duration) -> bool {
-    now.as_millis() / every.as_millis() != (now - TICK).as_millis() / every.as_millis()
+/// Whether a multiple of `every` is within the step of `tick` that ends at `now`.
+fn is_time(now: Duration, every: Duration, tick: Duration) -> bool {
+    now.as_millis() / every.as_millis() != (now - tick).as_millis() / every.as_millis()
 }
 
-fn network<'a>(seed: u64) -> Sim<'a> {
+fn network<'a>(seed: u64, tick: Duration) -> Sim<'a> {
     Builder::new()
         .rng_seed(seed)
         .epoch(UNIX_EPOCH)
-        .tick_duration(TICK)
+        .tick_duration(tick)
         .simulation_duration(Duration::from_secs(100_000))
         .min_message_latency(LATENCY[0])
         .max_message_latency(LATENCY[1])

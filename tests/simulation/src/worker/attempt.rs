@@ -1,6 +1,6 @@
 //! One attempt: started or taken up again, stopped, waited for.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use qlora_client::Client;
 use qlora_proto::lease::Lease;
@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 
 use super::child::Child;
 use super::delivery::Delivery;
+use super::machine::{Left, Machine, Saved};
 use super::outbox::{Current, Outbox};
 use super::stopping::Urgency;
-use super::{Left, Machine, Saved};
 use crate::witness::Training;
 
 /// A running attempt, seen from the session.
@@ -58,7 +58,9 @@ impl Attempt {
         };
         let works = assignment.kind() != JobKind::Noop;
         let (ended, over) = watch::channel(false);
-        let task = tokio::spawn(run(delivery, works.then_some(child), unsaved, ended));
+        let machine = child.machine.clone();
+        let running = run(delivery, works.then_some(child), unsaved, ended);
+        let task = tokio::spawn(async move { machine.awake(running).await });
         Self {
             token,
             stop,
@@ -80,7 +82,8 @@ impl Attempt {
         let task = tokio::spawn(async move {
             drop(sender);
             let uploads = async { close(&delivery, ended, delivery.upload_all(saved).await).await };
-            reporting(&delivery, uploads).await;
+            let machine = delivery.machine.clone();
+            machine.awake(reporting(&delivery, uploads)).await;
         });
         Self {
             token,
@@ -123,6 +126,7 @@ fn delivery(contact: &Contact, (job, token): (u64, u64), outbox: Arc<Outbox>) ->
         job,
         token,
         outbox,
+        last: Mutex::default(),
     }
 }
 
@@ -144,15 +148,15 @@ async fn run(
             over.send_replace(true);
             ended
         };
-        let ((ended, _), uploaded) = tokio::join!(train, delivery.upload_all(saved));
+        let (ended, uploaded) = tokio::join!(train, delivery.upload_all(saved));
         close(&delivery, ended, uploaded).await;
     };
     reporting(&delivery, work).await;
 }
 
-async fn train(delivery: &Delivery, child: Option<Child>) -> (Outcome, &'static str) {
+async fn train(delivery: &Delivery, child: Option<Child>) -> Outcome {
     let Some(child) = child else {
-        return (Outcome::Succeeded, "nothing was to be done");
+        return Outcome::Succeeded;
     };
     let machine = &delivery.machine;
     let id = machine.witness.begins(Training {
@@ -162,12 +166,12 @@ async fn train(delivery: &Delivery, child: Option<Child>) -> (Outcome, &'static 
         token: delivery.token,
         from_step: child.step,
     });
-    let (ended, why) = child.train().await;
+    let (ended, why) = child.train(id).await;
     machine.witness.ends(id, why);
     if let Some(left) = &mut machine.kept().left {
         left.ended = Some(ended);
     }
-    (ended, why)
+    ended
 }
 
 /// Sends reports while `work` is under way.
@@ -175,7 +179,7 @@ async fn reporting(delivery: &Delivery, work: impl Future<Output = ()>) {
     tokio::select! {
         biased;
         () = work => {}
-        () = delivery.outbox.deliver(delivery) => {}
+        () = delivery.report_all() => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! The training child: steps by the clock, checkpoints, and a result at the end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use qlora_engine::ArtifactKind;
@@ -9,9 +10,11 @@ use qlora_proto::lease::Lease;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::machine::{Machine, Saved};
 use super::outbox::Outbox;
 use super::stopping::{Stops, Urgency, over, told_to};
-use super::{Machine, Saved};
+use crate::sights::Sight;
+use crate::witness::ChildId;
 
 /// Time of one step.
 const STEP: Duration = Duration::from_millis(300);
@@ -34,17 +37,17 @@ pub struct Child {
 impl Child {
     /// Trains until it is done, or stopped, or its lease is over, which ends it whatever its agent
     /// does.
-    pub async fn train(mut self) -> (Outcome, &'static str) {
+    pub async fn train(mut self, id: ChildId) -> (Outcome, Sight) {
         let (mut leases, mut stops) = (self.leases.clone(), self.stops.clone());
         tokio::select! {
             biased;
-            () = over(&mut leases) => (Outcome::Lost, "its lease is over"),
-            () = told_to(&mut stops, Urgency::AtOnce) => (Outcome::Lost, "it is to stop at once"),
-            ended = self.steps() => ended,
+            () = over(&mut leases) => (Outcome::Lost, Sight::LeaseOver),
+            () = told_to(&mut stops, Urgency::AtOnce) => (Outcome::Lost, Sight::ToStopAtOnce),
+            ended = self.steps(id) => ended,
         }
     }
 
-    async fn steps(&mut self) -> (Outcome, &'static str) {
+    async fn steps(&mut self, id: ChildId) -> (Outcome, Sight) {
         let first = self.step;
         let mut stops = self.stops.clone();
         while self.step < self.steps {
@@ -55,14 +58,15 @@ impl Child {
                         sleep(SAVE).await;
                         self.save(ArtifactKind::Checkpoint);
                     }
-                    return (Outcome::Stopped, "it is to stop");
+                    return (Outcome::Stopped, Sight::ToStop);
                 }
                 () = sleep(STEP) => {}
             }
             self.step += 1;
+            self.machine.witness.trains(id);
             self.outbox.add(self.step);
             if self.outbox.is_refused() {
-                return (Outcome::Lost, "its reports are refused");
+                return (Outcome::Lost, Sight::ReportsRefused);
             }
             if self.step.is_multiple_of(EVERY) && self.step < self.steps {
                 sleep(SAVE).await;
@@ -70,8 +74,12 @@ impl Child {
             }
         }
         sleep(SAVE).await;
-        self.save(ArtifactKind::Adapter);
-        (Outcome::Succeeded, "it is done")
+        if self.machine.claims.swap(false, Relaxed) {
+            self.machine.witness.saw(Sight::SuccessClaimed);
+        } else {
+            self.save(ArtifactKind::Adapter);
+        }
+        (Outcome::Succeeded, Sight::Done)
     }
 
     /// What was saved is on disk before anybody hears of it.

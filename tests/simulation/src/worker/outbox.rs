@@ -1,15 +1,11 @@
 //! What an attempt reports, in numbered batches, kept until the coordinator has it.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use qlora_client::retry::{Verdict, judge, until_answered};
 use qlora_proto::{MetricPoint, Progress, ReportRequest};
 use tokio::sync::Notify;
-
-use super::delivery::Delivery;
-use crate::clocks::now;
 
 /// Things that gather within this time travel together.
 const GATHER: Duration = Duration::from_millis(200);
@@ -24,7 +20,7 @@ pub struct Outbox {
     arrived: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Pending {
     points: Vec<MetricPoint>,
     /// On its way.
@@ -38,6 +34,14 @@ struct Pending {
 }
 
 impl Outbox {
+    /// As it lies on a disk now.
+    pub fn copy(&self) -> Self {
+        Self {
+            pending: Mutex::new(self.pending().clone()),
+            ..Self::default()
+        }
+    }
+
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,29 +78,25 @@ impl Outbox {
         pending.numbered.clone()
     }
 
-    /// Sends batches until the coordinator refuses the attempt; never ends otherwise.
-    pub async fn deliver(&self, delivery: &Delivery) {
+    /// The next batch, once there is one.
+    pub async fn batch(&self) -> ReportRequest {
         loop {
-            let Some(batch) = self.next() else {
-                self.news.notified().await;
-                tokio::time::sleep(GATHER).await;
-                continue;
-            };
-            let is_over = !send(delivery, batch).await;
-            self.settle(is_over);
-            self.arrived.notify_waiters();
-            if is_over {
-                return std::future::pending().await;
+            if let Some(batch) = self.next() {
+                return batch;
             }
+            self.news.notified().await;
+            tokio::time::sleep(GATHER).await;
         }
     }
 
     /// The batch that was on its way has arrived, or none will any more.
-    fn settle(&self, is_over: bool) {
+    pub fn settle(&self, is_over: bool) {
         let mut pending = self.pending();
         pending.numbered = None;
         pending.delivered = pending.sent;
         pending.refused |= is_over;
+        drop(pending);
+        self.arrived.notify_waiters();
     }
 
     /// Waits until the coordinator has all that was added before this call; false where it refuses
@@ -120,26 +120,5 @@ impl Outbox {
 
     pub fn is_refused(&self) -> bool {
         self.pending().refused
-    }
-}
-
-/// Sends one batch until it is taken; false where the attempt is over.
-async fn send(delivery: &Delivery, mut batch: ReportRequest) -> bool {
-    let taken = until_answered(|| {
-        let mut client = delivery.client.workers.clone();
-        batch.session = delivery.session.load(Relaxed);
-        batch.token = delivery.token;
-        let request = batch.clone();
-        async move {
-            let sent = now();
-            client.report(request).await.map(|_| sent)
-        }
-    });
-    match taken.await {
-        Ok(sent) => {
-            delivery.acknowledged(sent);
-            true
-        }
-        Err(status) => judge(&status) != Verdict::Over,
     }
 }

@@ -17,10 +17,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Response, Status};
 
-use super::Machine;
 use super::attempt::{Attempt, Contact};
+use super::machine::Machine;
 use super::outbox::Current;
 use super::stopping::{Urgency, come};
+use crate::sights::Sight;
 
 /// How long the coordinator may hold an answer.
 const HOLD: Duration = Duration::from_secs(20);
@@ -123,6 +124,7 @@ impl Session {
 
     fn exchange(&self) -> impl Future<Output = Heard> + use<> {
         let mut client = self.client.workers.clone();
+        let machine = self.machine.clone();
         let (not_before, registered) = (self.not_before, self.registered);
         let (register, synchronize) = (self.register_request(), self.synchronize_request());
         async move {
@@ -132,7 +134,12 @@ impl Session {
                 let call = client.synchronize(synchronize);
                 Heard::Synchronized(sent, within(HOLD + LATE, call).await)
             } else {
-                Heard::Registered(sent, within(LATE, client.register(register)).await)
+                let (witness, worker) = (&machine.witness, &machine.worker);
+                witness.asks_for(worker, &machine.host);
+                let answer = within(LATE, client.register(register)).await;
+                let refused = answer.as_ref().is_err_and(|e| judge(e).is_final());
+                witness.may_be(worker, &machine.host, refused);
+                Heard::Registered(sent, answer)
             }
         }
     }
@@ -180,6 +187,7 @@ impl Session {
         if self.attempt.is_none()
             && let Some(left) = left
         {
+            self.machine.witness.saw(Sight::HandedIn);
             self.machine
                 .note(format!("hands in what it left of job {}", left.job));
             self.attempt = Some(Attempt::resume(self.contact(), left));
@@ -193,6 +201,7 @@ impl Session {
                 self.act(answer.wanted);
             }
             Err(fault) if judge(&fault) == Verdict::Register => {
+                self.machine.witness.saw(Sight::WorkerUnknown);
                 self.machine.note("is not known, and registers again");
                 self.registered = false;
             }
