@@ -74,18 +74,30 @@ impl<S: JobStore> Driver<S> {
         limits: Limits,
         artifacts: impl Artifacts,
     ) -> Result<Handle, CallError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
-        Self::start_seeded(store, limits, artifacts, seed).await
+        let stored = store.load().await?;
+        Self::start_with(store, stored, limits, artifacts)
     }
 
-    /// As [`Self::start`]; sessions and tokens come of `seed`, which nobody may guess.
-    pub async fn start_seeded(
+    /// As [`Self::start`], with the state that was read of `store`.
+    pub fn start_with(
         store: Arc<S>,
+        stored: Stored,
+        limits: Limits,
+        artifacts: impl Artifacts,
+    ) -> Result<Handle, CallError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
+        Ok(Self::start_seeded(store, stored, limits, artifacts, seed))
+    }
+
+    /// As [`Self::start_with`]; sessions and tokens come of `seed`, which nobody may guess.
+    pub fn start_seeded(
+        store: Arc<S>,
+        stored: Stored,
         limits: Limits,
         artifacts: impl Artifacts,
         seed: [u8; 32],
-    ) -> Result<Handle, CallError> {
+    ) -> Handle {
         let Stored {
             jobs,
             ended,
@@ -93,7 +105,7 @@ impl<S: JobStore> Driver<S> {
             drains,
             reserved,
             coordinator_id,
-        } = store.load().await?;
+        } = stored;
         let mut engine = Engine::new(limits, jobs, now(), seed);
         engine.adopt_ended(ended);
         engine.put_ended_away();
@@ -119,10 +131,10 @@ impl<S: JobStore> Driver<S> {
         };
         driver.set_aside(unreadable);
         tokio::spawn(driver.run());
-        Ok(Handle {
+        Handle {
             commands: sender,
             shared,
-        })
+        }
     }
 
     /// Sets jobs aside that cannot be read, and says so: in the log at every start, in the journal

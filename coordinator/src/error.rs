@@ -60,6 +60,18 @@ impl StartError {
         }
     }
 
+    /// Whether it is trouble of the artifact store that may be over later.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Artifacts(
+                ArtifactError::DiskFull { .. }
+                    | ArtifactError::Io { .. }
+                    | ArtifactError::Bucket { .. }
+            )
+        )
+    }
+
     /// The way out, where the message does not say it.
     fn help(&self) -> Option<String> {
         Some(match self {
@@ -79,7 +91,7 @@ impl StartError {
                 | StoreError::ServerDamaged { .. },
             ) => return None,
             Self::Store(fault) => store_help(fault).into(),
-            Self::Artifacts(fault) => artifact_help(fault).into(),
+            Self::Artifacts(fault) => artifact_help(fault),
             Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => return None,
         })
     }
@@ -145,11 +157,17 @@ fn store_help(fault: &StoreError) -> &'static str {
 }
 
 /// The way out, where the message does not say it.
-fn artifact_help(fault: &ArtifactError) -> &'static str {
+fn artifact_help(fault: &ArtifactError) -> String {
     match fault {
-        ArtifactError::Bucket { fault, .. } => fault.help(),
+        ArtifactError::Bucket { fault, .. } => fault.help().into(),
+        ArtifactError::Foreign { path, .. } => format!(
+            "start it with the database of these artifacts, or give --artifacts a place of its own; only where that database is gone for good, remove {path}"
+        ),
+        ArtifactError::Elsewhere { path, id } => format!(
+            "give --artifacts or --state-dir where they lie, the same as the other coordinators of the database; where they are lost, write {id} into {path} to go on without them"
+        ),
         _ => {
-            "make room and let this user write there, or give --state-dir or --artifacts another folder"
+            "make room and let this user write there, or give --state-dir or --artifacts another folder".into()
         }
     }
 }
@@ -243,6 +261,8 @@ fn artifact_code(fault: &ArtifactError) -> GrpcCode {
         ArtifactError::DiskFull { .. } => GrpcCode::ResourceExhausted,
         // Whatever ails a bucket may pass, and a run must not end for it.
         ArtifactError::Io { .. } | ArtifactError::Bucket { .. } => GrpcCode::Unavailable,
+        // Of a start, which nobody calls.
+        ArtifactError::Foreign { .. } | ArtifactError::Elsewhere { .. } => GrpcCode::Internal,
         ArtifactError::Offset { .. }
         | ArtifactError::TooShort { .. }
         | ArtifactError::Mismatch { .. } => GrpcCode::Aborted,

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use qlora_proto::job_service_server::JobServiceServer;
 use qlora_proto::worker_service_server::WorkerServiceServer;
-use qlora_store::{Campaign, Candidate, PostgresStore, StoreError};
+use qlora_store::{Campaign, Candidate, Owner, PostgresStore, StoreError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -24,6 +24,8 @@ use crate::place::Place;
 
 /// How often the database is asked for its lock.
 const BEAT: Duration = Duration::from_millis(250);
+/// How often a leader tries to open what it needs.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long refusals that are under way may take when this coordinator begins to lead.
 const FAREWELL: Duration = Duration::from_millis(250);
 
@@ -35,6 +37,8 @@ enum Standing {
     /// The database does not answer, so that nobody is known to lead. The fault names it, and is for
     /// the log only.
     Away(String),
+    /// It leads itself, and cannot open the artifacts yet. The fault is for the log only.
+    Unready(String),
 }
 
 impl Standing {
@@ -51,37 +55,108 @@ impl Standing {
             Self::Away(_) => {
                 "this coordinator is a standby, and its database does not answer; try again".into()
             }
+            Self::Unready(_) => {
+                "this coordinator leads, and the artifact store is not available to it; try again"
+                    .into()
+            }
         }
     }
 }
 
-/// Returns once this coordinator leads, with the store; or none, once `stop` tells it to end.
+/// What came of waiting to lead.
+pub struct Won {
+    pub store: Box<PostgresStore>,
+    /// Others led before, so that nobody looks at this program any more.
+    pub is_takeover: bool,
+}
+
+/// Where a standby is called, and how.
+pub struct Listening<'a> {
+    pub place: &'a Place,
+    pub bounds: Bounds,
+    pub tls: Option<Configs>,
+}
+
+/// Returns once this coordinator leads, with the store; or none, once `stop` tells it to end. Where
+/// another one leads, `accepts` says first whether this one could.
 ///
 /// # Errors
-/// The database cannot be used, or the address cannot be listened on.
+/// The database cannot be used, `accepts` refuses it, or the address cannot be listened on.
 pub async fn wait(
     mut candidate: Candidate,
-    place: &Place,
+    listening: Listening<'_>,
     advertised: &str,
-    (bounds, tls): (Bounds, Option<Configs>),
+    accepts: impl FnOnce(&Owner) -> Result<(), StartError>,
     stop: impl Future<Output = ()> + Unpin,
-) -> Result<Option<Box<PostgresStore>>, StartError> {
+) -> Result<Option<Won>, StartError> {
+    let won = |store, is_takeover| Won { store, is_takeover };
     let standing = match judged(candidate.ask(advertised).await?) {
-        Ok(store) => return Ok(Some(store)),
+        Ok(store) => return Ok(Some(won(store, false))),
         Err(standing) => standing,
     };
     say(&standing);
+    if let Some(owner) = candidate.owner().await {
+        accepts(&owner)?;
+    }
     let (known, told) = watch::channel(standing);
-    let mut won = None;
+    let campaign = campaign(&mut candidate, advertised, &known);
+    let ended = refuse_until(listening, told, campaign, stop).await?;
+    Ok(ended.transpose()?.map(|store| won(store, true)))
+}
+
+/// What `open` opens, which a coordinator that has taken over needs; or none, once `stop` tells it to
+/// end. It tries again whatever may pass, and refuses all calls meanwhile: if it ended, nobody would
+/// lead.
+///
+/// # Errors
+/// Trying again does not help, or the address cannot be listened on.
+pub async fn until_open<T, F: Future<Output = Result<T, StartError>>>(
+    listening: Listening<'_>,
+    open: impl Fn() -> F,
+    stop: impl Future<Output = ()> + Unpin,
+) -> Result<Option<T>, StartError> {
+    let fault = match open().await {
+        Err(fault) if fault.may_pass() => fault,
+        other => return other.map(Some),
+    };
+    let standing = Standing::Unready(fault.to_string());
+    say(&standing);
+    let (_known, told) = watch::channel(standing);
+    let opening = async {
+        let mut beat = interval(RETRY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            match open().await {
+                Err(fault) if fault.may_pass() => tracing::debug!("still waiting: {fault}"),
+                other => return other,
+            }
+        }
+    };
+    refuse_until(listening, told, opening, stop)
+        .await?
+        .transpose()
+}
+
+/// Refuses all calls with what is `told` until `awaited` ends, and returns what it came to; or none,
+/// once `stop` tells it to end.
+async fn refuse_until<T>(
+    listening: Listening<'_>,
+    told: watch::Receiver<Standing>,
+    awaited: impl Future<Output = T>,
+    stop: impl Future<Output = ()> + Unpin,
+) -> Result<Option<T>, StartError> {
+    let mut came = None;
     let until = async {
         tokio::select! {
-            ended = campaign(&mut candidate, advertised, &known) => won = Some(ended),
+            ended = awaited => came = Some(ended),
             () = stop => {}
         }
     };
-    let listener = place.listener()?;
+    let listener = listening.place.listener()?;
+    let (bounds, tls) = (listening.bounds, listening.tls);
     listen::serve(listener, router(told).await, bounds, tls, until, FAREWELL).await;
-    Ok(won.transpose()?)
+    Ok(came)
 }
 
 /// The store of who leads; else how it stands.
@@ -125,6 +200,7 @@ fn say(standing: &Standing) {
     match standing {
         Standing::Behind(_) => tracing::info!("{}", standing.text()),
         Standing::Away(fault) => tracing::warn!("waiting for the database: {fault}"),
+        Standing::Unready(fault) => tracing::warn!("waiting for the artifacts: {fault}"),
     }
 }
 

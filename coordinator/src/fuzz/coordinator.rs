@@ -66,7 +66,8 @@ impl Coordinator {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Arc::new(MemoryStore::default());
-        let artifacts = ArtifactStore::open(folder.path()).await;
+        let owner = store.load().await.expect("its state").owner();
+        let artifacts = ArtifactStore::open(folder.path(), &owner).await;
         let artifacts = artifacts.expect("an artifact store");
         let driver = Driver::start(store.clone(), Limits::default(), artifacts.clone());
         let driver = driver.await.expect("a driver");

@@ -7,7 +7,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::digest;
+use common::{digest, owner};
 use object_store::ObjectStoreExt;
 use places::{PART, Place, Server, bucket_place, variables};
 use qlora_store::*;
@@ -19,7 +19,7 @@ const BYTES: [u8; 3 * PART] = [5; 3 * PART];
 /// What refuses a store with these variables.
 async fn refusal(place: &BucketPlace, variables: &[(String, String)]) -> BucketFault {
     let folder = tempfile::tempdir().expect("a folder");
-    let opened = ArtifactStore::open_bucket(place, folder.path(), variables).await;
+    let opened = ArtifactStore::open_bucket(place, &owner(), folder.path(), variables).await;
     match opened.err() {
         Some(ArtifactError::Bucket {
             place: named,
@@ -164,7 +164,7 @@ async fn an_upload_that_its_bucket_has_ended_starts_anew() {
     }
     let bucket = place.bucket.as_ref().expect("a bucket");
     let variables = Server::get().variables();
-    let other = ArtifactStore::open_bucket(bucket, copy.path(), &variables).await;
+    let other = ArtifactStore::open_bucket(bucket, &owner(), copy.path(), &variables).await;
     drop(other.expect("a store"));
     assert_eq!(Server::get().begun(&bucket.prefix).await, 0);
 
@@ -185,7 +185,8 @@ async fn records_of_another_place_stay_and_are_not_gone_on_with() {
     let place = Place::bucket();
     break_off(&place.open().await).await;
     let variables = Server::get().variables();
-    let other = ArtifactStore::open_bucket(&bucket_place(), place.folder.path(), &variables).await;
+    let (bucket, records) = (bucket_place(), place.folder.path());
+    let other = ArtifactStore::open_bucket(&bucket, &owner(), records, &variables).await;
     let found = other.expect("a store").stat(&digest(&BYTES)).await;
     assert_eq!(found.expect("a stat").size, 0);
     let again = place.open().await;
