@@ -16,6 +16,7 @@ use qlora_engine::{Engine, Limits};
 use qlora_store::{ArtifactError, ArtifactStore, JobStore, StoreError};
 use tokio::sync::watch;
 
+use crate::cleaning::{self, Released};
 use crate::doors::{Doors, Hosts};
 use crate::driver::{Driver, Handle};
 use crate::error::StartError;
@@ -79,7 +80,7 @@ impl Coordinator {
             lease: machine.lease.as_millis() as u64,
             ..Limits::default()
         };
-        let released = artifacts.clone();
+        let (released, going) = Released::of(artifacts.clone());
         let driver = Driver::start_seeded(store.clone(), stored, limits, released, machine.seed);
         let disk = Disk::of(store.clone(), artifacts.clone());
         let services = Services {
@@ -90,6 +91,7 @@ impl Coordinator {
             tokens: tokens.clone(),
             loopback_only: false,
         };
+        tokio::spawn(cleaning::remove_released(services.clone(), going));
         let hosts = Hosts::new(machine.address, Vec::new(), &[machine.name.to_owned()]);
         let sessions = Arc::<Sessions>::default();
         let doors = Doors::new(hosts, tokens, sessions.clone(), false);

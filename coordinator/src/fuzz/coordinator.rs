@@ -20,12 +20,13 @@ use qlora_proto::{
     SubmitResponse, SynchronizeRequest, SynchronizeResponse, UploadHeader, UploadRequest,
     UploadResponse,
 };
-use qlora_store::{ArtifactStore, MemoryStore};
+use qlora_store::{ArtifactStore, JobStore, MemoryStore};
 use qlora_testkit::resolved;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use crate::caller::Caller;
+use crate::cleaning::{self, Released};
 use crate::driver::Driver;
 use crate::instruments::Instruments;
 use crate::services::{self, Services};
@@ -69,7 +70,8 @@ impl Coordinator {
         let owner = store.load().await.expect("its state").owner();
         let artifacts = ArtifactStore::open(folder.path(), &owner).await;
         let artifacts = artifacts.expect("an artifact store");
-        let driver = Driver::start(store.clone(), Limits::default(), artifacts.clone());
+        let (released, going) = Released::of(artifacts.clone());
+        let driver = Driver::start(store.clone(), Limits::default(), released);
         let driver = driver.await.expect("a driver");
         let disk = Disk::of(store.clone(), artifacts.clone());
         let token = Token::parse("a-secret-of-some-length", "test").expect("a token");
@@ -81,6 +83,7 @@ impl Coordinator {
             tokens: Tokens::new(token, &[]),
             loopback_only: true,
         };
+        tokio::spawn(cleaning::remove_released(services.clone(), going));
         let routes = services::routes(services).await.expect("routes");
         let mut coordinator = Self {
             service: TowerToHyperService::new(routes.into_axum_router()),
