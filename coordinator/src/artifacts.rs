@@ -5,6 +5,14 @@ use std::path::Path;
 
 use qlora_store::{ArtifactError, ArtifactPlace, ArtifactStore, Owner};
 
+/// Variables of the environment, by which a bucket is reached.
+fn variables() -> Vec<(String, String)> {
+    let read = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(read).collect()
+}
+
 /// Whether `place` can be `owner`'s, before a standby needs it. A bucket is one and the same for all;
 /// a folder may be another machine's own.
 pub fn check(
@@ -15,7 +23,7 @@ pub fn check(
     match place {
         None => ArtifactStore::check(&folder.join("artifacts"), owner),
         Some(ArtifactPlace::Folder(other)) => ArtifactStore::check(other, owner),
-        Some(ArtifactPlace::Bucket(_)) => Ok(()),
+        Some(ArtifactPlace::Bucket(place)) => ArtifactStore::check_bucket(place, &variables()),
     }
 }
 
@@ -31,12 +39,8 @@ pub async fn open(
         None => ArtifactStore::open(&own, owner).await,
         Some(ArtifactPlace::Folder(other)) => ArtifactStore::open(other, owner).await,
         Some(ArtifactPlace::Bucket(place)) => {
-            let read = |(name, value): (OsString, OsString)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            };
-            let variables: Vec<_> = std::env::vars_os().filter_map(read).collect();
             let records = folder.join("uploads");
-            let store = ArtifactStore::open_bucket(place, owner, &records, &variables).await?;
+            let store = ArtifactStore::open_bucket(place, owner, &records, &variables()).await?;
             if std::fs::read_dir(own.join("sha256")).is_ok_and(|mut all| all.next().is_some()) {
                 tracing::warn!(
                     "artifacts in {} are not looked for there any more; copy the folder sha256 in it to {place}/sha256",

@@ -228,3 +228,30 @@ async fn bytes_of_two_objects_are_never_given_as_one_artifact() {
     };
     assert!(ended.is_err() || read == bytes, "{ended:?}");
 }
+
+#[tokio::test]
+async fn an_address_that_is_no_url_is_named_at_the_start_and_an_empty_one_is_not_set() {
+    for address in [
+        "127.0.0.1:42950",
+        "localhost:9000",
+        "ftp://host",
+        "http://",
+        "no",
+    ] {
+        let fault = refusal(&bucket_place(), &variables(address)).await;
+        let text = fault.to_string();
+        assert!(
+            matches!(fault, BucketFault::Settings(_)),
+            "{address}: {text}"
+        );
+        for part in ["AWS_ENDPOINT_URL", "http://HOST:PORT"] {
+            assert!(text.contains(part), "{address}: {text}");
+        }
+    }
+    let mut variables = Server::get().variables();
+    variables.push(("AWS_ENDPOINT_URL_S3".into(), String::new()));
+    variables.push(("AWS_SESSION_TOKEN".into(), String::new()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let opened = ArtifactStore::open_bucket(&bucket_place(), &owner(), folder.path(), &variables);
+    opened.await.expect("a store");
+}

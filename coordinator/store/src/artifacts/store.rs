@@ -17,7 +17,7 @@ use super::marks::{Claim, Marks};
 use super::owner::Owner;
 use super::place::BucketPlace;
 use super::reader::ArtifactReader;
-use super::s3::{Bucket, ObjectReader, ObjectUpload};
+use super::s3::{Bucket, ObjectReader, ObjectUpload, check_settings};
 use super::upload::{Upload, UploadTo};
 
 /// How long an upload that broke off waits for its sender, and an artifact for the job that will
@@ -85,6 +85,21 @@ impl ArtifactStore {
     ) -> Result<Self, ArtifactError> {
         let bucket = Bucket::open(place, owner, records, variables, KEEP).await?;
         Ok(Self::on(Backend::Bucket(Arc::new(bucket))))
+    }
+
+    /// Whether the `AWS_*` ones of `variables` can name a server, for somebody who may open a bucket
+    /// later; asks nobody.
+    ///
+    /// # Errors
+    /// One of them cannot be used.
+    pub fn check_bucket(
+        place: &BucketPlace,
+        variables: &[(String, String)],
+    ) -> Result<(), ArtifactError> {
+        check_settings(variables).map_err(|fault| ArtifactError::Bucket {
+            place: place.to_string(),
+            fault,
+        })
     }
 
     fn on(backend: Backend) -> Self {
