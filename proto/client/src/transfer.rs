@@ -186,7 +186,7 @@ async fn send(client: &Client, source: &Sent<'_>, watch: Watch<'_>) -> Result<()
             Err(TryError::Final(e)) => return Err(e),
             // A person is told at once; a run goes on meanwhile, and room may be made.
             Err(TryError::Full(message)) if source.caller() == Caller::Person => {
-                return Err(TransferError::Refused(message));
+                return Err(TransferError::Full(message));
             }
             Err(TryError::Full(message)) => {
                 tracing::warn!("{message}; trying again");
@@ -289,7 +289,7 @@ pub async fn download(
                     .map_err(io(&partial))?;
             }
             Err(TryError::Final(e)) => return Err(e),
-            Err(TryError::Full(message)) => return Err(TransferError::Refused(message)),
+            Err(TryError::Full(message)) => return Err(TransferError::Full(message)),
             Err(TryError::Again(least)) => backoff.wait_for(least).await,
             Err(TryError::Mismatch(_)) => backoff.wait().await,
         }

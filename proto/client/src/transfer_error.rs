@@ -9,6 +9,9 @@ use qlora_codes::Code;
 pub enum TransferError {
     #[error("the coordinator refuses the transfer: {0}")]
     Refused(String),
+    /// Its disk, of which it says which.
+    #[error("{0}; nothing was changed, try again once there is room")]
+    Full(String),
     #[error("{path}: {source}")]
     Io {
         path: PathBuf,
@@ -27,6 +30,7 @@ impl TransferError {
     pub fn code(&self) -> Code {
         match self {
             Self::Refused(_) => Code::Refused,
+            Self::Full(_) => Code::CoordinatorTrouble,
             Self::Io { source, .. } => Code::of_file(source),
             Self::Damaged { .. } | Self::Archive { .. } | Self::Changed { .. } => Code::File,
         }
