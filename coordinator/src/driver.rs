@@ -68,7 +68,8 @@ pub trait Artifacts: Send + 'static {
 }
 
 impl<S: JobStore> Driver<S> {
-    /// Reads the state and starts the task; it ends when every [`Handle`] is gone.
+    /// As [`Self::start_with`], with the state that `store` has.
+    #[cfg(test)]
     pub async fn start(
         store: Arc<S>,
         limits: Limits,
@@ -78,7 +79,7 @@ impl<S: JobStore> Driver<S> {
         Self::start_with(store, stored, limits, artifacts)
     }
 
-    /// As [`Self::start`], with the state that was read of `store`.
+    /// Starts the task on the state that was read of `store`; it ends when every [`Handle`] is gone.
     pub fn start_with(
         store: Arc<S>,
         stored: Stored,
@@ -398,13 +399,7 @@ impl<S: JobStore> Driver<S> {
             _ => self.engine.take_back(now()),
         }
         self.engine.put_ended_away();
-        let refused = || match &fault {
-            StoreError::Unsure { .. } => CallError::Unsure(fault.to_string()),
-            StoreError::Damaged { .. } | StoreError::ServerDamaged { .. } => {
-                CallError::Damaged(fault.to_string())
-            }
-            _ => CallError::NotDurable(fault.to_string()),
-        };
+        let refused = || CallError::of_write(&fault);
         for Answer { reply, again, .. } in batch.answers {
             let answer = again
                 .and_then(|event| self.unstored(event))

@@ -85,6 +85,7 @@ impl StartError {
             // Their messages say it.
             Self::Store(
                 StoreError::NoDatabase { .. }
+                | StoreError::DatabaseOption { .. }
                 | StoreError::Unverified { .. }
                 | StoreError::Deposed { .. }
                 | StoreError::ServerFull { .. }
@@ -112,7 +113,11 @@ impl StartError {
             | Self::Tls(_)
             | Self::Unencrypted { .. }
             | Self::NoStateFolder
-            | Self::Store(StoreError::NoDatabase { .. } | StoreError::Unverified { .. }) => 2,
+            | Self::Store(
+                StoreError::NoDatabase { .. }
+                | StoreError::DatabaseOption { .. }
+                | StoreError::Unverified { .. },
+            ) => 2,
             Self::Store(StoreError::InUse { .. }) => 5,
             Self::Store(StoreError::Deposed { .. }) => 6,
             Self::Store(_) | Self::Artifacts(_) => 3,
@@ -205,6 +210,19 @@ pub enum CallError {
     Invalid(String),
 }
 
+impl CallError {
+    /// Of a change that the store did not take, and whether anything of it may be there.
+    pub fn of_write(fault: &StoreError) -> Self {
+        match fault {
+            StoreError::Unsure { .. } => Self::Unsure(fault.to_string()),
+            StoreError::Damaged { .. } | StoreError::ServerDamaged { .. } => {
+                Self::Damaged(fault.to_string())
+            }
+            _ => Self::NotDurable(fault.to_string()),
+        }
+    }
+}
+
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let code = match &error {
@@ -242,6 +260,7 @@ fn store_code(fault: &StoreError) -> GrpcCode {
         StoreError::Newer { .. }
         | StoreError::Unwritable { .. }
         | StoreError::NoDatabase { .. }
+        | StoreError::DatabaseOption { .. }
         | StoreError::Unverified { .. } => GrpcCode::Internal,
         StoreError::Folder { .. }
         | StoreError::ServerFull { .. }
@@ -267,5 +286,24 @@ fn artifact_code(fault: &ArtifactError) -> GrpcCode {
         | ArtifactError::TooShort { .. }
         | ArtifactError::Mismatch { .. } => GrpcCode::Aborted,
         ArtifactError::TooLong { .. } | ArtifactError::TooLarge { .. } => GrpcCode::InvalidArgument,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_refused_a_change_learns_whether_anything_of_it_is_there() {
+        let path = || PathBuf::from("state");
+        let full = CallError::of_write(&StoreError::DiskFull { path: path() });
+        let text = full.to_string();
+        assert!(text.contains("nothing was changed, try again"), "{text}");
+        assert_eq!(Status::from(full).code(), GrpcCode::Unavailable);
+        let unsure = CallError::of_write(&StoreError::Unsure {
+            path: path(),
+            fault: "lost".into(),
+        });
+        assert!(!unsure.to_string().contains("nothing was changed"));
     }
 }
