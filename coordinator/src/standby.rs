@@ -115,27 +115,28 @@ pub async fn until_open<T, F: Future<Output = Result<T, StartError>>>(
     open: impl Fn() -> F,
     stop: impl Future<Output = ()> + Unpin,
 ) -> Result<Option<T>, StartError> {
-    let fault = match open().await {
-        Err(fault) if fault.may_pass() => fault,
-        other => return other.map(Some),
-    };
-    let standing = Standing::Unready(fault.to_string());
-    say(&standing);
-    let (_known, told) = watch::channel(standing);
-    let opening = async {
-        let mut beat = interval(RETRY);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            beat.tick().await;
-            match open().await {
-                Err(fault) if fault.may_pass() => tracing::debug!("still waiting: {fault}"),
-                other => return other,
-            }
-        }
-    };
-    refuse_until(listening, told, opening, stop)
+    // Also while a first try hangs.
+    let (known, told) = watch::channel(Standing::Unready(String::new()));
+    refuse_until(listening, told, tries(&open, &known), stop)
         .await?
         .transpose()
+}
+
+/// Opens until it is open, or trying again does not help.
+async fn tries<T, F: Future<Output = Result<T, StartError>>>(
+    open: impl Fn() -> F,
+    known: &watch::Sender<Standing>,
+) -> Result<T, StartError> {
+    let mut beat = interval(RETRY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let fault = match open().await {
+            Err(fault) if fault.may_pass() => fault,
+            other => return other,
+        };
+        note(known, Standing::Unready(fault.to_string()));
+    }
 }
 
 /// Refuses all calls with what is `told` until `awaited` ends, and returns what it came to; or none,
@@ -185,14 +186,19 @@ async fn campaign(
             }
             Err(standing) => standing,
         };
-        let is_news = known.send_if_modified(|old| {
-            let is_news = *old != now;
-            old.clone_from(&now);
-            is_news
-        });
-        if is_news {
-            say(&now);
-        }
+        note(known, now);
+    }
+}
+
+/// Keeps what callers are told from `now` on, and says it where it is news.
+fn note(known: &watch::Sender<Standing>, now: Standing) {
+    let is_news = known.send_if_modified(|old| {
+        let is_news = *old != now;
+        old.clone_from(&now);
+        is_news
+    });
+    if is_news {
+        say(&now);
     }
 }
 
@@ -233,4 +239,50 @@ async fn refuse(State(told): State<Arc<watch::Receiver<Standing>>>, request: Req
         format!("{text}\n"),
     )
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use qlora_store::{ArtifactError, BucketFault};
+
+    use super::*;
+
+    /// Fails with each of `faults`, one after the other, and then opens; returns how often it tried.
+    async fn tried(faults: Vec<ArtifactError>) -> (Result<(), StartError>, usize) {
+        let (left, count) = (Cell::new(faults.into_iter()), Cell::new(0));
+        let open = || {
+            count.set(count.get() + 1);
+            let mut faults = left.take();
+            let fault = faults.next();
+            left.set(faults);
+            std::future::ready(fault.map_or(Ok(()), |fault| Err(fault.into())))
+        };
+        let (known, _told) = watch::channel(Standing::Behind(None));
+        let ended = tries(open, &known).await;
+        (ended, count.get())
+    }
+
+    #[tokio::test]
+    async fn a_leader_tries_again_while_its_bucket_is_away_and_ends_where_that_does_not_help() {
+        let away = || ArtifactError::Bucket {
+            place: "s3://b".into(),
+            fault: BucketFault::Unreachable("refused".into()),
+        };
+        let (ended, count) = tried(vec![away(), away()]).await;
+        assert!(ended.is_ok());
+        assert_eq!(count, 3);
+        let foreign = ArtifactError::Foreign {
+            path: "p".into(),
+            found: "a".into(),
+            id: "b".into(),
+        };
+        let (ended, count) = tried(vec![away(), foreign]).await;
+        assert!(matches!(
+            ended,
+            Err(StartError::Artifacts(ArtifactError::Foreign { .. }))
+        ));
+        assert_eq!(count, 2);
+    }
 }
