@@ -68,24 +68,37 @@ pub trait Artifacts: Send + 'static {
 }
 
 impl<S: JobStore> Driver<S> {
-    /// Reads the state and starts the task; it ends when every [`Handle`] is gone.
+    /// As [`Self::start_with`], with the state that `store` has.
+    #[cfg(test)]
     pub async fn start(
         store: Arc<S>,
         limits: Limits,
         artifacts: impl Artifacts,
     ) -> Result<Handle, CallError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
-        Self::start_seeded(store, limits, artifacts, seed).await
+        let stored = store.load().await?;
+        Self::start_with(store, stored, limits, artifacts)
     }
 
-    /// As [`Self::start`]; sessions and tokens come of `seed`, which nobody may guess.
-    pub async fn start_seeded(
+    /// Starts the task on the state that was read of `store`; it ends when every [`Handle`] is gone.
+    pub fn start_with(
         store: Arc<S>,
+        stored: Stored,
+        limits: Limits,
+        artifacts: impl Artifacts,
+    ) -> Result<Handle, CallError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
+        Ok(Self::start_seeded(store, stored, limits, artifacts, seed))
+    }
+
+    /// As [`Self::start_with`]; sessions and tokens come of `seed`, which nobody may guess.
+    pub fn start_seeded(
+        store: Arc<S>,
+        stored: Stored,
         limits: Limits,
         artifacts: impl Artifacts,
         seed: [u8; 32],
-    ) -> Result<Handle, CallError> {
+    ) -> Handle {
         let Stored {
             jobs,
             ended,
@@ -93,7 +106,7 @@ impl<S: JobStore> Driver<S> {
             drains,
             reserved,
             coordinator_id,
-        } = store.load().await?;
+        } = stored;
         let mut engine = Engine::new(limits, jobs, now(), seed);
         engine.adopt_ended(ended);
         engine.put_ended_away();
@@ -120,10 +133,10 @@ impl<S: JobStore> Driver<S> {
         };
         driver.set_aside(unreadable);
         tokio::spawn(driver.run());
-        Ok(Handle {
+        Handle {
             commands: sender,
             shared,
-        })
+        }
     }
 
     /// Sets jobs aside that cannot be read, and says so: in the log at every start, in the journal
@@ -387,13 +400,7 @@ impl<S: JobStore> Driver<S> {
             _ => self.engine.take_back(now()),
         }
         self.engine.put_ended_away();
-        let refused = || match &fault {
-            StoreError::Unsure { .. } => CallError::Unsure(fault.to_string()),
-            StoreError::Damaged { .. } | StoreError::ServerDamaged { .. } => {
-                CallError::Damaged(fault.to_string())
-            }
-            _ => CallError::NotDurable(fault.to_string()),
-        };
+        let refused = || CallError::of_write(&fault);
         for Answer { reply, again, .. } in batch.answers {
             let answer = again
                 .and_then(|event| self.unstored(event))

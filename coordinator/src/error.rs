@@ -64,6 +64,18 @@ impl StartError {
         }
     }
 
+    /// Whether it is trouble of the artifact store that may be over later.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Artifacts(
+                ArtifactError::DiskFull { .. }
+                    | ArtifactError::Io { .. }
+                    | ArtifactError::Bucket { .. }
+            )
+        )
+    }
+
     /// The way out, where the message does not say it.
     fn help(&self) -> Option<String> {
         Some(match self {
@@ -78,13 +90,14 @@ impl StartError {
             // Their messages say it.
             Self::Store(
                 StoreError::NoDatabase { .. }
+                | StoreError::DatabaseOption { .. }
                 | StoreError::Unverified { .. }
                 | StoreError::Deposed { .. }
                 | StoreError::ServerFull { .. }
                 | StoreError::ServerDamaged { .. },
             ) => return None,
             Self::Store(fault) => store_help(fault).into(),
-            Self::Artifacts(fault) => artifact_help(fault).into(),
+            Self::Artifacts(fault) => artifact_help(fault),
             Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => return None,
         })
     }
@@ -105,7 +118,11 @@ impl StartError {
             | Self::Tls(_)
             | Self::Unencrypted { .. }
             | Self::NoStateFolder
-            | Self::Store(StoreError::NoDatabase { .. } | StoreError::Unverified { .. }) => 2,
+            | Self::Store(
+                StoreError::NoDatabase { .. }
+                | StoreError::DatabaseOption { .. }
+                | StoreError::Unverified { .. },
+            ) => 2,
             Self::Store(StoreError::InUse { .. }) => 5,
             Self::Store(StoreError::Deposed { .. }) => 6,
             Self::Store(_) | Self::Artifacts(_) => 3,
@@ -150,11 +167,17 @@ fn store_help(fault: &StoreError) -> &'static str {
 }
 
 /// The way out, where the message does not say it.
-fn artifact_help(fault: &ArtifactError) -> &'static str {
+fn artifact_help(fault: &ArtifactError) -> String {
     match fault {
-        ArtifactError::Bucket { fault, .. } => fault.help(),
+        ArtifactError::Bucket { fault, .. } => fault.help().into(),
+        ArtifactError::Foreign { path, .. } => format!(
+            "start it with the database of these artifacts, or give --artifacts a place of its own; only where that database is gone for good, remove {path}"
+        ),
+        ArtifactError::Elsewhere { path, id } => format!(
+            "give --artifacts or --state-dir where they lie, the same as the other coordinators of the database; where they are lost, write {id} into {path} to go on without them"
+        ),
         _ => {
-            "make room and let this user write there, or give --state-dir or --artifacts another folder"
+            "make room and let this user write there, or give --state-dir or --artifacts another folder".into()
         }
     }
 }
@@ -190,6 +213,19 @@ pub enum CallError {
     Digest(#[from] InvalidDigest),
     #[error("{0}")]
     Invalid(String),
+}
+
+impl CallError {
+    /// Of a change that the store did not take, and whether anything of it may be there.
+    pub fn of_write(fault: &StoreError) -> Self {
+        match fault {
+            StoreError::Unsure { .. } => Self::Unsure(fault.to_string()),
+            StoreError::Damaged { .. } | StoreError::ServerDamaged { .. } => {
+                Self::Damaged(fault.to_string())
+            }
+            _ => Self::NotDurable(fault.to_string()),
+        }
+    }
 }
 
 impl From<CallError> for Status {
@@ -229,6 +265,7 @@ fn store_code(fault: &StoreError) -> GrpcCode {
         StoreError::Newer { .. }
         | StoreError::Unwritable { .. }
         | StoreError::NoDatabase { .. }
+        | StoreError::DatabaseOption { .. }
         | StoreError::Unverified { .. } => GrpcCode::Internal,
         StoreError::Folder { .. }
         | StoreError::ServerFull { .. }
@@ -248,9 +285,30 @@ fn artifact_code(fault: &ArtifactError) -> GrpcCode {
         ArtifactError::DiskFull { .. } => GrpcCode::ResourceExhausted,
         // Whatever ails a bucket may pass, and a run must not end for it.
         ArtifactError::Io { .. } | ArtifactError::Bucket { .. } => GrpcCode::Unavailable,
+        // Of a start, which nobody calls.
+        ArtifactError::Foreign { .. } | ArtifactError::Elsewhere { .. } => GrpcCode::Internal,
         ArtifactError::Offset { .. }
         | ArtifactError::TooShort { .. }
         | ArtifactError::Mismatch { .. } => GrpcCode::Aborted,
         ArtifactError::TooLong { .. } | ArtifactError::TooLarge { .. } => GrpcCode::InvalidArgument,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_refused_a_change_learns_whether_anything_of_it_is_there() {
+        let path = || PathBuf::from("state");
+        let full = CallError::of_write(&StoreError::DiskFull { path: path() });
+        let text = full.to_string();
+        assert!(text.contains("nothing was changed, try again"), "{text}");
+        assert_eq!(Status::from(full).code(), GrpcCode::Unavailable);
+        let unsure = CallError::of_write(&StoreError::Unsure {
+            path: path(),
+            fault: "lost".into(),
+        });
+        assert!(!unsure.to_string().contains("nothing was changed"));
     }
 }

@@ -15,7 +15,9 @@ use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
 use qlora_access::Token;
 use qlora_engine::Limits;
-use qlora_store::{Candidate, Database, JobStore, SqliteStore, StoreError};
+use qlora_store::{
+    ArtifactStore, Candidate, Database, JobStore, Owner, SqliteStore, StoreError, Stored,
+};
 use qlora_telemetry::{Logs, Program};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,7 +34,7 @@ use crate::page;
 use crate::secured::{self, Secured};
 use crate::services::{self, Services};
 use crate::sessions::Sessions;
-use crate::standby;
+use crate::standby::{self, Listening, Won};
 use crate::tokens::{self, Tokens};
 use crate::usage::Disk;
 
@@ -118,7 +120,8 @@ fn make_folder(folder: &Path) -> Result<(), StoreError> {
 
 /// The state folder is this coordinator's, and nobody else's.
 async fn alone(setup: &Start, store: SqliteStore) -> Result<(), StartError> {
-    let services = start(setup, Arc::new(store)).await?;
+    let state = read(setup, &store).await?;
+    let services = start(setup, Arc::new(store), state).await?;
     // From here on, since whoever learns the address below may ask to stop at once.
     let stop = shutdown_signal()?;
     let bound = bind_address(setup).await?;
@@ -132,14 +135,27 @@ async fn among_others(setup: &Start, database: Database) -> Result<(), StartErro
     let bound = bind_address(setup).await?;
     let advertised = setup.cli.advertised(bound.address);
     let candidate = Candidate::new(database);
-    let listening = (setup.bounds, setup.tls.configs.clone());
-    let won = standby::wait(candidate, &bound, &advertised, listening, &mut stop).await?;
-    let Some(store) = won else {
+    let accepts = |owner: &Owner| {
+        let artifacts = setup.cli.artifacts.as_ref();
+        Ok(artifacts::check(artifacts, &setup.folder, owner)?)
+    };
+    let listening = listening(setup, &bound);
+    let waiting = standby::wait(candidate, listening, &advertised, accepts, &mut stop);
+    let Some(Won { store, is_takeover }) = waiting.await? else {
         return Ok(());
     };
     let store = Arc::new(*store);
     let leading = async {
-        let services = start(setup, store.clone()).await?;
+        let state = if is_takeover {
+            let reading = || read(setup, &*store);
+            standby::until_open(self::listening(setup, &bound), reading, &mut stop).await?
+        } else {
+            Some(read(setup, &*store).await?)
+        };
+        let Some(state) = state else {
+            return Ok(());
+        };
+        let services = start(setup, store.clone(), state).await?;
         lead(setup, services, bound, stop).await
     };
     tokio::select! {
@@ -147,6 +163,15 @@ async fn among_others(setup: &Start, database: Database) -> Result<(), StartErro
         // Connections end with this: a worker that is told nothing trains on, and finds the next
         // leader.
         fault = store.lost() => Err(fault.into()),
+    }
+}
+
+/// How this coordinator is called before it leads.
+fn listening<'a>(setup: &Start, bound: &'a BoundAddress) -> Listening<'a> {
+    Listening {
+        bound,
+        bounds: setup.bounds,
+        tls: setup.tls.configs.clone(),
     }
 }
 
@@ -164,10 +189,21 @@ async fn bind_address(setup: &Start) -> Result<BoundAddress, StartError> {
     .await
 }
 
-/// Reads the state, and starts the driver on it.
-async fn start<S: JobStore>(setup: &Start, store: Arc<S>) -> Result<Services<S>, StartError> {
+/// Reads the state, and opens the artifacts that it needs.
+async fn read(setup: &Start, store: &impl JobStore) -> Result<(Stored, ArtifactStore), StartError> {
+    let stored = store.load().await?;
+    let place = setup.cli.artifacts.as_ref();
+    let artifacts = artifacts::open(place, &setup.folder, &stored.owner()).await?;
+    Ok((stored, artifacts))
+}
+
+/// Starts the driver on the state.
+async fn start<S: JobStore>(
+    setup: &Start,
+    store: Arc<S>,
+    (stored, artifacts): (Stored, ArtifactStore),
+) -> Result<Services<S>, StartError> {
     let tokens = Tokens::new(setup.token.clone(), &store.tokens().await?);
-    let artifacts = artifacts::open(setup.cli.artifacts.as_ref(), &setup.folder).await?;
     let limits = Limits {
         lease: setup.cli.lease.as_millis() as u64,
         max_running_per_user: setup.cli.max_running_per_user,
@@ -175,8 +211,7 @@ async fn start<S: JobStore>(setup: &Start, store: Arc<S>) -> Result<Services<S>,
         ..Limits::default()
     };
     let (released, going) = Released::of(artifacts.clone());
-    let driver = Driver::start(store.clone(), limits, released)
-        .await
+    let driver = Driver::start_with(store.clone(), stored, limits, released)
         .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
     let disk = Disk::of(store.clone(), artifacts.clone());
     let instruments = Instruments::start(driver.clone(), disk);

@@ -53,8 +53,6 @@ pub enum Unstarted {
     Store(#[from] StoreError),
     #[error("the artifacts cannot be opened, restart when they can: {0}")]
     Artifacts(#[from] ArtifactError),
-    #[error("the driver did not start, restart it: {0}")]
-    Driver(io::Error),
     #[error("the services did not start, restart them: {}", .0.text())]
     Services(StartError),
 }
@@ -76,15 +74,14 @@ impl Coordinator {
     /// The store cannot be read, or the folder cannot be used.
     pub async fn start(store: Arc<impl JobStore>, machine: Machine<'_>) -> Result<Self, Unstarted> {
         let tokens = Tokens::new(machine.token.clone(), &store.tokens().await?);
-        let artifacts = ArtifactStore::open(machine.folder).await?;
+        let stored = store.load().await?;
+        let artifacts = ArtifactStore::open(machine.folder, &stored.owner()).await?;
         let limits = Limits {
             lease: machine.lease.as_millis() as u64,
             ..Limits::default()
         };
         let (released, going) = Released::of(artifacts.clone());
-        let driver = Driver::start_seeded(store.clone(), limits, released, machine.seed)
-            .await
-            .map_err(|e| Unstarted::Driver(io::Error::other(e)))?;
+        let driver = Driver::start_seeded(store.clone(), stored, limits, released, machine.seed);
         let disk = Disk::of(store.clone(), artifacts.clone());
         let services = Services {
             driver: driver.clone(),

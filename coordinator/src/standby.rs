@@ -14,7 +14,7 @@ use axum::routing::get;
 use qlora_proto::STANDBY;
 use qlora_proto::job_service_server::JobServiceServer;
 use qlora_proto::worker_service_server::WorkerServiceServer;
-use qlora_store::{Campaign, Candidate, PostgresStore, StoreError};
+use qlora_store::{Campaign, Candidate, Owner, PostgresStore, StoreError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -25,6 +25,8 @@ use crate::listen::{self, Bounds, Configs};
 
 /// How often the database is asked for its lock.
 const BEAT: Duration = Duration::from_millis(250);
+/// How often a leader tries to open what it needs.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long refusals that are under way may take when this coordinator begins to lead.
 const FAREWELL: Duration = Duration::from_millis(250);
 
@@ -36,6 +38,8 @@ enum Standing {
     /// The database does not answer, so that nobody is known to lead. The fault names it, and is for
     /// the log only.
     Away(String),
+    /// It leads itself, and cannot open the artifacts yet. The fault is for the log only.
+    Unready(String),
 }
 
 impl Standing {
@@ -51,37 +55,109 @@ impl Standing {
             Self::Away(_) => {
                 format!("{STANDBY}, and its database does not answer; try again")
             }
+            Self::Unready(_) => {
+                "this coordinator leads, and the artifact store is not available to it; try again"
+                    .into()
+            }
         }
     }
 }
 
-/// Returns once this coordinator leads, with the store; or none, once `stop` tells it to end.
+/// What came of waiting to lead.
+pub struct Won {
+    pub store: Box<PostgresStore>,
+    /// Others led before, so that nobody looks at this program any more.
+    pub is_takeover: bool,
+}
+
+/// Where a standby is called, and how.
+pub struct Listening<'a> {
+    pub bound: &'a BoundAddress,
+    pub bounds: Bounds,
+    pub tls: Option<Configs>,
+}
+
+/// Returns once this coordinator leads, with the store; or none, once `stop` tells it to end. Where
+/// another one leads, `accepts` says first whether this one could.
 ///
 /// # Errors
-/// The database cannot be used, or the address cannot be listened on.
+/// The database cannot be used, `accepts` refuses it, or the address cannot be listened on.
 pub async fn wait(
     mut candidate: Candidate,
-    bound: &BoundAddress,
+    listening: Listening<'_>,
     advertised: &str,
-    (bounds, tls): (Bounds, Option<Configs>),
+    accepts: impl FnOnce(&Owner) -> Result<(), StartError>,
     stop: impl Future<Output = ()> + Unpin,
-) -> Result<Option<Box<PostgresStore>>, StartError> {
+) -> Result<Option<Won>, StartError> {
+    let won = |store, is_takeover| Won { store, is_takeover };
     let standing = match judged(candidate.ask(advertised).await?) {
-        Ok(store) => return Ok(Some(store)),
+        Ok(store) => return Ok(Some(won(store, false))),
         Err(standing) => standing,
     };
     say(&standing);
+    if let Some(owner) = candidate.owner().await {
+        accepts(&owner)?;
+    }
     let (known, told) = watch::channel(standing);
-    let mut won = None;
+    let campaign = campaign(&mut candidate, advertised, &known);
+    let ended = refuse_until(listening, told, campaign, stop).await?;
+    Ok(ended.transpose()?.map(|store| won(store, true)))
+}
+
+/// What `open` opens, which a coordinator that has taken over needs; or none, once `stop` tells it to
+/// end. It tries again whatever may pass, and refuses all calls meanwhile: if it ended, nobody would
+/// lead.
+///
+/// # Errors
+/// Trying again does not help, or the address cannot be listened on.
+pub async fn until_open<T, F: Future<Output = Result<T, StartError>>>(
+    listening: Listening<'_>,
+    open: impl Fn() -> F,
+    stop: impl Future<Output = ()> + Unpin,
+) -> Result<Option<T>, StartError> {
+    // Also while a first try hangs.
+    let (known, told) = watch::channel(Standing::Unready(String::new()));
+    refuse_until(listening, told, tries(&open, &known), stop)
+        .await?
+        .transpose()
+}
+
+/// Opens until it is open, or trying again does not help.
+async fn tries<T, F: Future<Output = Result<T, StartError>>>(
+    open: impl Fn() -> F,
+    known: &watch::Sender<Standing>,
+) -> Result<T, StartError> {
+    let mut beat = interval(RETRY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        let fault = match open().await {
+            Err(fault) if fault.may_pass() => fault,
+            other => return other,
+        };
+        note(known, Standing::Unready(fault.to_string()));
+    }
+}
+
+/// Refuses all calls with what is `told` until `awaited` ends, and returns what it came to; or none,
+/// once `stop` tells it to end.
+async fn refuse_until<T>(
+    listening: Listening<'_>,
+    told: watch::Receiver<Standing>,
+    awaited: impl Future<Output = T>,
+    stop: impl Future<Output = ()> + Unpin,
+) -> Result<Option<T>, StartError> {
+    let mut came = None;
     let until = async {
         tokio::select! {
-            ended = campaign(&mut candidate, advertised, &known) => won = Some(ended),
+            ended = awaited => came = Some(ended),
             () = stop => {}
         }
     };
-    let listener = bound.listener()?;
+    let listener = listening.bound.listener()?;
+    let (bounds, tls) = (listening.bounds, listening.tls);
     listen::serve(listener, router(told).await, bounds, tls, until, FAREWELL).await;
-    Ok(won.transpose()?)
+    Ok(came)
 }
 
 /// The store of who leads; else how it stands.
@@ -110,14 +186,19 @@ async fn campaign(
             }
             Err(standing) => standing,
         };
-        let is_news = known.send_if_modified(|old| {
-            let is_news = *old != now;
-            old.clone_from(&now);
-            is_news
-        });
-        if is_news {
-            say(&now);
-        }
+        note(known, now);
+    }
+}
+
+/// Keeps what callers are told from `now` on, and says it where it is news.
+fn note(known: &watch::Sender<Standing>, now: Standing) {
+    let is_news = known.send_if_modified(|old| {
+        let is_news = *old != now;
+        old.clone_from(&now);
+        is_news
+    });
+    if is_news {
+        say(&now);
     }
 }
 
@@ -125,6 +206,7 @@ fn say(standing: &Standing) {
     match standing {
         Standing::Behind(_) => tracing::info!("{}", standing.text()),
         Standing::Away(fault) => tracing::warn!("waiting for the database: {fault}"),
+        Standing::Unready(fault) => tracing::warn!("waiting for the artifacts: {fault}"),
     }
 }
 
@@ -157,4 +239,50 @@ async fn refuse(State(told): State<Arc<watch::Receiver<Standing>>>, request: Req
         format!("{text}\n"),
     )
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use qlora_store::{ArtifactError, BucketFault};
+
+    use super::*;
+
+    /// Fails with each of `faults`, one after the other, and then opens; returns how often it tried.
+    async fn tried(faults: Vec<ArtifactError>) -> (Result<(), StartError>, usize) {
+        let (left, count) = (Cell::new(faults.into_iter()), Cell::new(0));
+        let open = || {
+            count.set(count.get() + 1);
+            let mut faults = left.take();
+            let fault = faults.next();
+            left.set(faults);
+            std::future::ready(fault.map_or(Ok(()), |fault| Err(fault.into())))
+        };
+        let (known, _told) = watch::channel(Standing::Behind(None));
+        let ended = tries(open, &known).await;
+        (ended, count.get())
+    }
+
+    #[tokio::test]
+    async fn a_leader_tries_again_while_its_bucket_is_away_and_ends_where_that_does_not_help() {
+        let away = || ArtifactError::Bucket {
+            place: "s3://b".into(),
+            fault: BucketFault::Unreachable("refused".into()),
+        };
+        let (ended, count) = tried(vec![away(), away()]).await;
+        assert!(ended.is_ok());
+        assert_eq!(count, 3);
+        let foreign = ArtifactError::Foreign {
+            path: "p".into(),
+            found: "a".into(),
+            id: "b".into(),
+        };
+        let (ended, count) = tried(vec![away(), foreign]).await;
+        assert!(matches!(
+            ended,
+            Err(StartError::Artifacts(ArtifactError::Foreign { .. }))
+        ));
+        assert_eq!(count, 2);
+    }
 }

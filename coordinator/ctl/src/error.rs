@@ -329,6 +329,7 @@ impl CtlError {
                 Exit::BadInput
             }
             Self::Transfer(TransferError::Refused(_)) => Exit::Refused,
+            Self::Transfer(TransferError::Full(_)) => Exit::Unreachable,
             Self::Transfer(_) | Self::Process { .. } | Self::JobFailed { .. } => Exit::JobFailed,
             Self::JobCancelled { .. } => Exit::Stopped,
             Self::DoesNotFit(_) => Exit::WillNotFit,

@@ -142,6 +142,11 @@ impl Ended {
         self.kept.as_ref().map_or(&[], |kept| &kept.artifacts)
     }
 
+    /// Whether the job needs anything in the artifact store.
+    pub fn has_artifacts(&self) -> bool {
+        self.needed().next().is_some()
+    }
+
     /// Digests of everything in the artifact store that the job needs, and their bytes.
     pub(crate) fn needed(&self) -> impl Iterator<Item = (&str, u64)> {
         let all = self.files().iter().chain(self.artifacts());

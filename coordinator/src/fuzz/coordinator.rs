@@ -20,7 +20,7 @@ use qlora_proto::{
     SubmitResponse, SynchronizeRequest, SynchronizeResponse, UploadHeader, UploadRequest,
     UploadResponse,
 };
-use qlora_store::{ArtifactStore, MemoryStore};
+use qlora_store::{ArtifactStore, JobStore, MemoryStore};
 use qlora_testkit::resolved;
 use sha2::{Digest, Sha256};
 use tonic::Status;
@@ -67,7 +67,8 @@ impl Coordinator {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Arc::new(MemoryStore::default());
-        let artifacts = ArtifactStore::open(folder.path()).await;
+        let owner = store.load().await.expect("its state").owner();
+        let artifacts = ArtifactStore::open(folder.path(), &owner).await;
         let artifacts = artifacts.expect("an artifact store");
         let (released, going) = Released::of(artifacts.clone());
         let driver = Driver::start(store.clone(), Limits::default(), released);

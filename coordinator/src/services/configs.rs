@@ -44,7 +44,7 @@ impl<S: JobStore> ConfigService for Services<S> {
             .store
             .put_config(&name, &yaml, &hash, now().wall.0, by)
             .await
-            .map_err(CallError::from)?;
+            .map_err(|fault| CallError::of_write(&fault))?;
         self.driver.has_recorded();
         Ok(Response::new(convert::config(made)))
     }

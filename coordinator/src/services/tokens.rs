@@ -5,7 +5,7 @@ use std::time::Duration;
 use qlora_access::{Fingerprint, Token};
 use qlora_proto::token_service_server::TokenService;
 use qlora_proto::*;
-use qlora_store::{By, JobStore, JournalEntry, StoreError, TokenRecord, Write};
+use qlora_store::{By, JobStore, JournalEntry, TokenRecord, Write};
 use tonic::{Request, Response, Status};
 
 use super::Services;
@@ -86,10 +86,7 @@ impl<S: JobStore> TokenService for Services<S> {
             let revoking = tokio::spawn(async move {
                 let stored = services.store_token(ended, entry).await;
                 // One that may be durable is in force, whichever it is.
-                if matches!(
-                    stored,
-                    Ok(()) | Err(CallError::Store(StoreError::Unsure { .. }))
-                ) {
+                if matches!(stored, Ok(()) | Err(CallError::Unsure(_))) {
                     // Before the journal is read: what it sends is the next message of who was let in.
                     token.revoke(unix_ms);
                 }
@@ -196,14 +193,16 @@ impl<S: JobStore> Services<S> {
         mut writes: Vec<Write>,
         entry: JournalEntry,
     ) -> Result<(), CallError> {
+        writes.push(Write::Journal(entry.clone()));
+        let stored = self.store.apply(writes).await;
+        stored.map_err(|fault| CallError::of_write(&fault))?;
+        // Not before: the log tells of what there is.
         tracing::info!(
             who = entry.by.as_ref().map(|by| by.who.as_str()),
             "{} {}",
             entry.text,
             entry.kind
         );
-        writes.push(Write::Journal(entry));
-        self.store.apply(writes).await?;
         Ok(())
     }
 }

@@ -22,7 +22,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for job in &stored.jobs {
         println!("job {} is there: {}", job.id, job.spec.name);
     }
-    let artifacts = ArtifactStore::open(&folder.path().join("artifacts")).await?;
+    let owner = stored.owner();
+    let artifacts = ArtifactStore::open(&folder.path().join("artifacts"), &owner).await?;
     let stat = artifacts.stat(&digest).await?;
     println!("artifact complete: {}, {} bytes", stat.complete, stat.size);
     let mut reader = artifacts.read(&digest, 3).await?;
@@ -44,7 +45,9 @@ async fn before(folder: &Path, digest: &Digest256, bytes: &[u8]) -> Result<(), B
     // A batch is durable as a whole, or nothing of it is.
     store.apply(vec![Write::SaveJob(Box::new(job))]).await?;
 
-    let artifacts = ArtifactStore::open(&folder.join("artifacts")).await?;
+    // Its mark says whose artifacts these are: another database is refused.
+    let owner = store.load().await?.owner();
+    let artifacts = ArtifactStore::open(&folder.join("artifacts"), &owner).await?;
     let mut upload = artifacts.upload(digest, bytes.len() as u64, 0).await?;
     upload.write(bytes.to_vec()).await?;
     // Under its final name an artifact is complete, and its bytes are those of its digest.

@@ -39,6 +39,8 @@ pub enum StoreError {
         "--database or QLORA_DATABASE_URL names no PostgreSQL database: {fault}; write postgres://USER:PASSWORD@HOST:5432/NAME"
     )]
     NoDatabase { fault: String },
+    #[error("the URL of --database or QLORA_DATABASE_URL {fault}")]
+    DatabaseOption { fault: String },
     #[error(
         "the PostgreSQL server of {place} is on another machine and would not have to show who it is; write ?sslmode=verify-full&sslrootcert=FILE behind the URL, or, where nobody else is on the network, ?sslmode=require or ?sslmode=disable and give --insecure-database"
     )]
@@ -74,7 +76,9 @@ impl StoreError {
             Self::InUse { .. } => Code::StateInUse,
             Self::DiskFull { .. } | Self::ServerFull { .. } => Code::DiskFull,
             Self::Deposed { .. } => Code::Deposed,
-            Self::NoDatabase { .. } | Self::Unverified { .. } => Code::DatabaseUrl,
+            Self::NoDatabase { .. } | Self::DatabaseOption { .. } | Self::Unverified { .. } => {
+                Code::DatabaseUrl
+            }
             Self::Folder { source, .. } if Code::of_file(source) == Code::DiskFull => {
                 Code::DiskFull
             }

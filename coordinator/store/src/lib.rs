@@ -22,7 +22,7 @@ mod start;
 
 pub use artifacts::{
     ArtifactError, ArtifactPlace, ArtifactReader, ArtifactStat, ArtifactStore, BucketFault,
-    BucketPlace, Claim, Digest256, Finished, InvalidDigest, InvalidPlace, Upload,
+    BucketPlace, Claim, Digest256, Finished, InvalidDigest, InvalidPlace, Owner, Upload,
 };
 pub use bounds::Bounds;
 pub use error::StoreError;

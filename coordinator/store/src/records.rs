@@ -6,6 +6,7 @@ use std::future::Future;
 use qlora_engine::{Drain, Ended, Job, JobId, JournalKind, Reserved};
 
 use crate::StoreError;
+use crate::artifacts::Owner;
 use crate::page::{JobQuery, Page};
 
 /// Values of one moment of a job.
@@ -163,6 +164,15 @@ pub struct Stored {
     pub reserved: Reserved,
     /// 128 random bits as hex text: made with the store, and the same for as long as it lasts.
     pub coordinator_id: String,
+}
+
+impl Stored {
+    /// The owner of the artifacts that the jobs need.
+    pub fn owner(&self) -> Owner {
+        let has_artifacts = self.jobs.iter().any(|job| job.digests().next().is_some())
+            || self.ended.iter().any(Ended::has_artifacts);
+        Owner::new(self.coordinator_id.clone(), has_artifacts)
+    }
 }
 
 /// Jobs, their metrics and logs, drained workers, the journal, and named configurations.

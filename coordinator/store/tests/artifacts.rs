@@ -3,7 +3,7 @@
 mod common;
 mod places;
 
-use common::digest;
+use common::{digest, owner};
 use places::Place;
 use qlora_store::*;
 
@@ -26,6 +26,14 @@ async fn begin(store: &ArtifactStore, offset: usize) -> Upload {
         .upload(&digest(BYTES), SIZE, offset as u64)
         .await
         .expect("an upload")
+}
+
+/// An upload that does not end.
+const OTHER: &[u8] = &[7; 200];
+
+async fn begin_other(store: &ArtifactStore) -> Upload {
+    let upload = store.upload(&digest(OTHER), OTHER.len() as u64, 0).await;
+    upload.expect("an upload")
 }
 
 async fn stat(store: &ArtifactStore) -> ArtifactStat {
@@ -412,5 +420,60 @@ async fn what_artifacts_and_begun_uploads_take_is_told() {
         store.make_room();
         let left = if place.bucket.is_some() { kept } else { 0 };
         assert_eq!(bytes(&store).await, left);
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_of_one_database_and_another_is_refused_and_removes_nothing() {
+    for place in Place::both() {
+        let store = place.open().await;
+        put(&store, BYTES).await;
+        place.age(&digest(BYTES), 48);
+        let mut upload = begin_other(&store).await;
+        upload.write(OTHER[..130].to_vec()).await.expect("bytes");
+        drop(upload);
+        let (mark, begun) = (place.mark().await, place.begun().await);
+
+        let other = Owner::new("f".repeat(32), false);
+        let fault = place.open_for(&other).await.err().expect("a refusal");
+        let text = fault.to_string();
+        assert!(matches!(fault, ArtifactError::Foreign { .. }), "{text}");
+        for part in ["qlora-owner", mark.trim(), &"f".repeat(32)] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(place.begun().await, begun);
+        assert_eq!(place.mark().await, mark);
+        let again = place.open().await;
+        assert_eq!(all(&again).await.expect("an artifact"), BYTES);
+    }
+}
+
+#[tokio::test]
+async fn a_place_without_a_mark_is_adopted_by_who_opens_it_first() {
+    for place in Place::both() {
+        put(&place.open().await, BYTES).await;
+        place.unmark().await;
+        let first = Owner::new("a".repeat(32), true);
+        let store = place.open_for(&first).await.expect("a store");
+        assert_eq!(all(&store).await.expect("an artifact"), BYTES);
+        assert_eq!(place.mark().await, format!("{}\n", "a".repeat(32)));
+        let late = place.open_for(&owner()).await.err();
+        assert!(matches!(late, Some(ArtifactError::Foreign { .. })));
+    }
+}
+
+#[tokio::test]
+async fn a_place_without_artifacts_is_refused_to_a_database_that_has_some() {
+    for place in Place::both() {
+        let rich = Owner::new("a".repeat(32), true);
+        let fault = place.open_for(&rich).await.err().expect("a refusal");
+        assert!(matches!(fault, ArtifactError::Elsewhere { .. }), "{fault}");
+        // It left no mark that would let it in.
+        let again = place.open_for(&rich).await.err();
+        assert!(matches!(again, Some(ArtifactError::Elsewhere { .. })));
+        let poor = Owner::new("a".repeat(32), false);
+        place.open_for(&poor).await.expect("a store");
+        // Artifacts that went one by one do not make it another's.
+        place.open_for(&rich).await.expect("its store");
     }
 }

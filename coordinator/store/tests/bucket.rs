@@ -7,7 +7,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::digest;
+use common::{digest, owner};
 use object_store::ObjectStoreExt;
 use places::{PART, Place, Server, bucket_place, variables};
 use qlora_store::*;
@@ -19,7 +19,7 @@ const BYTES: [u8; 3 * PART] = [5; 3 * PART];
 /// What refuses a store with these variables.
 async fn refusal(place: &BucketPlace, variables: &[(String, String)]) -> BucketFault {
     let folder = tempfile::tempdir().expect("a folder");
-    let opened = ArtifactStore::open_bucket(place, folder.path(), variables).await;
+    let opened = ArtifactStore::open_bucket(place, &owner(), folder.path(), variables).await;
     match opened.err() {
         Some(ArtifactError::Bucket {
             place: named,
@@ -164,7 +164,7 @@ async fn an_upload_that_its_bucket_has_ended_starts_anew() {
     }
     let bucket = place.bucket.as_ref().expect("a bucket");
     let variables = Server::get().variables();
-    let other = ArtifactStore::open_bucket(bucket, copy.path(), &variables).await;
+    let other = ArtifactStore::open_bucket(bucket, &owner(), copy.path(), &variables).await;
     drop(other.expect("a store"));
     assert_eq!(Server::get().begun(&bucket.prefix).await, 0);
 
@@ -185,7 +185,8 @@ async fn records_of_another_place_stay_and_are_not_gone_on_with() {
     let place = Place::bucket();
     break_off(&place.open().await).await;
     let variables = Server::get().variables();
-    let other = ArtifactStore::open_bucket(&bucket_place(), place.folder.path(), &variables).await;
+    let (bucket, records) = (bucket_place(), place.folder.path());
+    let other = ArtifactStore::open_bucket(&bucket, &owner(), records, &variables).await;
     let found = other.expect("a store").stat(&digest(&BYTES)).await;
     assert_eq!(found.expect("a stat").size, 0);
     let again = place.open().await;
@@ -226,4 +227,32 @@ async fn bytes_of_two_objects_are_never_given_as_one_artifact() {
         }
     };
     assert!(ended.is_err() || read == bytes, "{ended:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_is_no_url_is_named_at_the_start_and_an_empty_one_is_not_set() {
+    for address in [
+        "127.0.0.1:42950",
+        "localhost:9000",
+        "ftp://host",
+        "http://",
+        "no",
+    ] {
+        let fault = refusal(&bucket_place(), &variables(address)).await;
+        let text = fault.to_string();
+        assert!(
+            matches!(fault, BucketFault::Settings(_)),
+            "{address}: {text}"
+        );
+        for part in ["AWS_ENDPOINT_URL", "http://HOST:PORT"] {
+            assert!(text.contains(part), "{address}: {text}");
+        }
+    }
+    let mut variables = Server::get().variables();
+    variables.push(("AWS_ENDPOINT_URL_S3".into(), String::new()));
+    variables.push(("AWS_SESSION_TOKEN".into(), String::new()));
+    let folder = tempfile::tempdir().expect("a folder");
+    let (place, records) = (bucket_place(), folder.path());
+    let opened = ArtifactStore::open_bucket(&place, &owner(), records, &variables).await;
+    opened.map(drop).expect("a store");
 }

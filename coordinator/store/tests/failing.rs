@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use common::{digest, entry, job, line, point};
+use common::{digest, entry, job, line, owner, point};
 use disk::Disk;
 use qlora_engine::JobId;
 use qlora_store::*;
@@ -125,7 +125,7 @@ impl Worker {
             let store = SqliteStore::open(&state)
                 .await
                 .map_err(|e| faults.push(e.to_string()));
-            let artifacts = ArtifactStore::open(&state.join("artifacts"))
+            let artifacts = ArtifactStore::open(&state.join("artifacts"), &owner())
                 .await
                 .map_err(|e| faults.push(e.to_string()));
             if let (Ok(store), Ok(artifacts)) = (store, artifacts) {
@@ -344,7 +344,7 @@ async fn check(folder: &Path, work: Work, what: &str) -> usize {
     let store = SqliteStore::open(&state)
         .await
         .unwrap_or_else(|e| panic!("{what}: no start: {e}"));
-    let artifacts = ArtifactStore::open(&state.join("artifacts"))
+    let artifacts = ArtifactStore::open(&state.join("artifacts"), &owner())
         .await
         .expect("artifacts");
     let stored = store.load().await.expect("jobs");

@@ -6,14 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use common::digest;
+use common::{digest, owner};
 use qlora_store::*;
 
 const BYTES: &[u8] = b"a checkpoint of some length";
 const SIZE: u64 = BYTES.len() as u64;
 
 async fn open(folder: &Path) -> ArtifactStore {
-    ArtifactStore::open(folder).await.expect("a store")
+    ArtifactStore::open(folder, &owner())
+        .await
+        .expect("a store")
 }
 
 async fn stat(store: &ArtifactStore) -> ArtifactStat {

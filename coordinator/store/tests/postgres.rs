@@ -9,7 +9,7 @@ mod postgres;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{LIMIT, database, digest, entry, job, lead, leads, line, point};
+use common::{LIMIT, database, digest, entry, job, lead, leads, line, owner, point};
 use postgres::Postgres;
 use qlora_engine::JobId;
 use qlora_store::{
@@ -90,7 +90,8 @@ async fn a_deposed_leader_removes_no_artifact() {
     let url = server.database("jobs");
     let old = lead(&url, Bounds::default()).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let artifacts = ArtifactStore::open(folder.path()).await.expect("a store");
+    let artifacts = ArtifactStore::open(folder.path(), &owner()).await;
+    let artifacts = artifacts.expect("a store");
     let name = digest(b"x");
     let upload = artifacts.upload(&name, 1, 0).await;
     let mut upload = upload.expect("an upload");

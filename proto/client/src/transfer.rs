@@ -192,7 +192,7 @@ async fn send_with(
             Err(TryError::Final(e)) => return Err(e),
             // A person is told at once; a run goes on meanwhile, and room may be made.
             Err(TryError::Full(message)) if source.caller() == Caller::Person => {
-                return Err(TransferError::Refused(message));
+                return Err(TransferError::Full(message));
             }
             Err(TryError::Full(message)) => {
                 tracing::warn!("{message}; trying again");
@@ -311,7 +311,7 @@ async fn download_with(
                     .map_err(io(&partial))?;
             }
             Err(TryError::Final(e)) => return Err(e),
-            Err(TryError::Full(message)) => return Err(TransferError::Refused(message)),
+            Err(TryError::Full(message)) => return Err(TransferError::Full(message)),
             Err(TryError::Again(status)) => patience.bear(status).await?,
             Err(TryError::Mismatch(_)) => patience.wait().await,
         }

@@ -14,6 +14,9 @@ pub enum TransferError {
     /// Trouble that may pass, and did not while a person waited.
     #[error("the transfer does not go on: {}", root_cause(.0))]
     Stuck(Box<tonic::Status>),
+    /// Its disk, of which it says which.
+    #[error("{0}; nothing was changed, try again once there is room")]
+    Full(String),
     #[error("{path}: {source}")]
     Io {
         path: PathBuf,
@@ -32,7 +35,7 @@ impl TransferError {
     pub fn code(&self) -> Code {
         match self {
             Self::Refused(_) => Code::Refused,
-            Self::Stuck(_) => Code::CoordinatorTrouble,
+            Self::Stuck(_) | Self::Full(_) => Code::CoordinatorTrouble,
             Self::Io { source, .. } => Code::of_file(source),
             Self::Damaged { .. } | Self::Archive { .. } | Self::Changed { .. } => Code::File,
         }

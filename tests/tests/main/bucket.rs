@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use qlora_proto::StatArtifactRequest;
-use qlora_tests::{BUCKET, Program, Proxy, S3Server, World, wait_until};
+use qlora_tests::{BUCKET, Postgres, Program, Proxy, S3Server, World, try_http, wait_until};
 use rustix::process::Signal;
 
 use crate::faults::{adapter, checkpointed, signal, succeeded_once};
@@ -114,4 +114,61 @@ fn a_start_with_a_bucket_that_is_not_there_is_refused_with_the_way_out() {
     for part in ["Q0602", "s3://nowhere", "no such bucket", "help:"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+}
+
+/// What a coordinator says that is refused a start with `args`.
+fn refused(args: &[&str]) -> String {
+    let mut coordinator = qlora_tests::launch("qlora-coordinator");
+    coordinator.args(["--listen", "127.0.0.1:0"]).args(args);
+    let output = coordinator.output().expect("a coordinator");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for part in ["Q0602", "qlora-owner", "help:"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    said
+}
+
+#[test]
+fn a_coordinator_with_another_database_is_refused_the_artifacts_of_one_that_runs() {
+    let server = Postgres::start();
+    let mut world = World::new(&["--database", &server.database("jobs")]);
+    let _worker = world.worker("a", &[]);
+    let config = world.config("training: {max_steps: 2}");
+    let id = world.submit(&config, &[]);
+    succeeded_once(&world.ended(id));
+    let state = world.path("state").to_string_lossy().into_owned();
+    // It has forgotten its database, and has the folder of one that has it.
+    let said = refused(&["--state-dir", &state]);
+    assert!(said.contains("nothing was removed"), "{said}");
+    // It has the database, and a folder of its own.
+    let own = world.path("own").to_string_lossy().into_owned();
+    let said = refused(&["--state-dir", &own, "--database", &server.url("jobs")]);
+    assert!(said.contains("nothing was changed"), "{said}");
+}
+
+#[test]
+fn a_standby_that_takes_over_while_the_bucket_is_silent_refuses_calls_and_then_leads() {
+    let (database, bucket) = (Postgres::start(), server());
+    let proxy = Proxy::to(bucket.address.trim_start_matches("http://"));
+    let place = format!("s3://{BUCKET}/of-a-takeover");
+    let endpoint = format!("http://{}", proxy.address);
+    let env = [
+        ("AWS_ENDPOINT_URL", endpoint.as_str()),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let url = database.database("jobs");
+    let mut world = World::with_env(&["--database", &url, "--artifacts", &place], &env);
+    let (standby, other) = world.another_coordinator("standby");
+    proxy.cut();
+    world.coordinator.kill();
+    wait_until("a takeover", || {
+        standby.log().contains("leads from now on").then_some(())
+    });
+    let health = || try_http(&other, "GET", "/healthz", &[], b"").map_or(0, |answer| answer.status);
+    wait_until("a refusal of calls", || (health() == 503).then_some(()));
+    proxy.mend();
+    wait_until("the standby to lead", || (health() == 200).then_some(()));
 }

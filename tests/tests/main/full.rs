@@ -150,7 +150,9 @@ fn an_upload_to_a_coordinator_without_room_for_it_goes_on_when_there_is_some() {
     let config = world.config(SHORT);
     fs::write(world.path("train.jsonl"), qlora_tests::conversations(9)).expect("rows");
     let refused = world.ctl(&["submit", &config.to_string_lossy()]);
-    assert_ne!(refused.code, 0);
+    // As every other trouble of the coordinator's own.
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    assert!(refused.stderr.contains("Q0410"), "{}", refused.stderr);
     assert!(refused.stderr.contains("is full"), "{}", refused.stderr);
     assert_eq!(world.ctl(&["jobs", "--json"]).json().len(), 1);
     disk.set_full(false);
@@ -162,6 +164,25 @@ fn an_upload_to_a_coordinator_without_room_for_it_goes_on_when_there_is_some() {
     assert_eq!(parts.count(), 0);
     let second = world.submit(&config, &[]);
     succeeded_once(&world.ended(second));
+}
+
+#[test]
+fn a_token_that_was_not_made_for_want_of_room_is_told_by_no_log() {
+    let disk = Disk::new("/state/qlora.db");
+    let env = disk.env();
+    let world = World::with_env(&[], &borrowed(&env));
+    let create = ["token", "create", "--role", "viewer", "--name", "guest"];
+    disk.set_full(true);
+    let refused = world.ctl(&create);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    let says = "nothing was changed, try again";
+    assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    let is_told = || world.coordinator.log().contains("guest of the role viewer");
+    assert!(!is_told(), "{}", world.coordinator.log());
+    disk.set_full(false);
+    let made = world.ctl(&create);
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    assert!(is_told());
 }
 
 #[test]

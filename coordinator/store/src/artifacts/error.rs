@@ -46,6 +46,18 @@ pub enum ArtifactError {
     DiskFull { path: PathBuf },
     #[error("the artifact store fails at {path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error(
+        "the artifacts there are of another database: {path} names {found}, and this one is {id}; nothing was removed"
+    )]
+    Foreign {
+        path: String,
+        found: String,
+        id: String,
+    },
+    #[error(
+        "jobs of the database have artifacts, and there are none where {path} would lie; nothing was changed"
+    )]
+    Elsewhere { path: String, id: String },
     #[error("artifacts in {place}: {fault}")]
     Bucket { place: String, fault: BucketFault },
 }
@@ -63,6 +75,8 @@ impl ArtifactError {
             | Self::TooShort { .. }
             | Self::Mismatch { .. }
             | Self::Io { .. }
+            | Self::Foreign { .. }
+            | Self::Elsewhere { .. }
             | Self::Bucket { .. } => Code::ArtifactStore,
         }
     }

@@ -11,12 +11,13 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::blocking::blocking;
 use super::digest::Digest256;
 use super::error::{ArtifactError, at};
-use super::folder::{FileReader, FileUpload, Folder, older_than};
+use super::folder::{FileReader, FileUpload, Folder, check, older_than};
 use super::found::Found;
 use super::marks::{Claim, Marks};
+use super::owner::Owner;
 use super::place::BucketPlace;
 use super::reader::ArtifactReader;
-use super::s3::{Bucket, ObjectReader, ObjectUpload};
+use super::s3::{Bucket, ObjectReader, ObjectUpload, check_settings};
 use super::upload::{Upload, UploadTo};
 
 /// How long an upload that broke off waits for its sender, and an artifact for the job that will
@@ -50,26 +51,55 @@ enum Backend {
 }
 
 impl ArtifactStore {
-    /// Opens the store in `folder`, makes it where it is missing, and removes what was left of old
-    /// uploads.
-    pub async fn open(folder: &Path) -> Result<Self, ArtifactError> {
-        Ok(Self::on(Backend::Folder(Arc::new(Folder::open(
-            folder, KEEP,
-        )?))))
-    }
-
-    /// Opens the store in the bucket at `place`, by the `AWS_*` ones of `variables`, and ends what
-    /// was left of old uploads. The folder `records` has what is to be known of uploads that broke off.
+    /// Opens the store in `folder`, makes it where it is missing, marks it as `owner`'s where it has
+    /// no mark, and removes what was left of old uploads.
     ///
     /// # Errors
-    /// The bucket cannot be listed or written, or the folder cannot be used.
+    /// The folder is another's, it lacks the artifacts of `owner`, or it cannot be used. Then nothing
+    /// is removed.
+    pub async fn open(folder: &Path, owner: &Owner) -> Result<Self, ArtifactError> {
+        let folder = Folder::open(folder, owner, KEEP)?;
+        Ok(Self::on(Backend::Folder(Arc::new(folder))))
+    }
+
+    /// As [`Self::open`] judges whether `folder` can be `owner`'s, for somebody who may open it
+    /// later; changes nothing.
+    ///
+    /// # Errors
+    /// The folder is another's, it lacks the artifacts of `owner`, or it cannot be read.
+    pub fn check(folder: &Path, owner: &Owner) -> Result<(), ArtifactError> {
+        check(folder, owner).map(drop)
+    }
+
+    /// Opens the store in the bucket at `place`, by the `AWS_*` ones of `variables`, marks it as
+    /// `owner`'s where it has no mark, and ends what was left of old uploads. The folder `records` has what is to be known of uploads that broke off.
+    ///
+    /// # Errors
+    /// The bucket cannot be listed or written, the place in it is another's or lacks the artifacts of
+    /// `owner`, or the folder cannot be used.
     pub async fn open_bucket(
         place: &BucketPlace,
+        owner: &Owner,
         records: &Path,
         variables: &[(String, String)],
     ) -> Result<Self, ArtifactError> {
-        let bucket = Bucket::open(place, records, variables, KEEP).await?;
+        let bucket = Bucket::open(place, owner, records, variables, KEEP).await?;
         Ok(Self::on(Backend::Bucket(Arc::new(bucket))))
+    }
+
+    /// Whether the `AWS_*` ones of `variables` can name a server, for somebody who may open a bucket
+    /// later; asks nobody.
+    ///
+    /// # Errors
+    /// One of them cannot be used.
+    pub fn check_bucket(
+        place: &BucketPlace,
+        variables: &[(String, String)],
+    ) -> Result<(), ArtifactError> {
+        check_settings(variables).map_err(|fault| ArtifactError::Bucket {
+            place: place.to_string(),
+            fault,
+        })
     }
 
     fn on(backend: Backend) -> Self {

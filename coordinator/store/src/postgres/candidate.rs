@@ -8,11 +8,14 @@ use sqlx::postgres::PgConnection;
 use super::database::{Database, PATIENCE, within};
 use super::fault::{is_new, not_read, not_written, passes};
 use super::fill::fill;
+use super::jobs;
 use super::leadership::Leadership;
 use super::migrate::migrate;
 use super::store::PostgresStore;
+use crate::artifacts::Owner;
 use crate::bounds::Bounds;
 use crate::error::StoreError;
+use crate::records::Stored;
 
 /// The lock of whoever leads; it is of one database, and its number says nothing.
 const LOCK: i64 = 0x71_6c6f_7261;
@@ -72,6 +75,22 @@ impl Candidate {
                 }
             },
         }
+    }
+
+    /// The owner of the artifacts, for somebody who waits to lead. None where the database does not
+    /// say it now, or has another schema: who leads then is told in time.
+    pub async fn owner(&self) -> Option<Owner> {
+        let readers = self.database.readers();
+        let mut stored = Stored::default();
+        let reading = async {
+            jobs::live(&readers, &mut stored).await?;
+            jobs::ended(&readers, &mut stored).await?;
+            let asked = sqlx::query_scalar("SELECT id FROM identity").fetch_optional(&readers.pool);
+            readers.ask(asked).await
+        };
+        let read: Result<Option<String>, sqlx::Error> = reading.await;
+        stored.coordinator_id = read.ok()??;
+        Some(stored.owner())
     }
 
     fn failed(&self, source: sqlx::Error) -> Result<Campaign, StoreError> {

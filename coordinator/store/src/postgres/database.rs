@@ -33,6 +33,30 @@ const SETTINGS: [(&str, &str); 9] = [
     ("client_min_messages", "warning"),
 ];
 
+/// Options of a URL that say whose certificate is believed.
+const ROOTS: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+/// The options of a URL, all of which the library takes.
+const KNOWN: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
 /// A PostgreSQL database, by its URL.
 #[derive(Clone)]
 pub struct Database {
@@ -116,8 +140,8 @@ pub(super) async fn within<T>(
 impl FromStr for Database {
     type Err = StoreError;
 
-    /// Takes `postgres://USER@HOST:PORT/NAME`, with a password or without, and with the parameters
-    /// that libpq knows behind a question mark.
+    /// Takes `postgres://USER@HOST:PORT/NAME`, with a password or without, and with [`KNOWN`] options
+    /// behind a question mark.
     ///
     /// # Errors
     /// It is none, or another machine would not have to show who it is.
@@ -141,10 +165,16 @@ impl Database {
         if !is_postgres {
             return Err(refused("it does not begin with postgres://".into()));
         }
+        check_names(url)?;
         let options = PgConnectOptions::from_str(url).map_err(|e| refused(e.to_string()))?;
         let Some(name) = options.get_database() else {
             return Err(refused("it names no database behind the host".into()));
         };
+        if names(url).any(|name| ROOTS.contains(&name)) && !verifies(&options) {
+            return Err(StoreError::DatabaseOption {
+                fault: "says by sslrootcert whose certificate is believed, and no certificate is looked at; write sslmode=verify-full too".into(),
+            });
+        }
         let host = match options.get_socket() {
             Some(folder) => folder.display().to_string(),
             None => format!("{}:{}", options.get_host(), options.get_port()),
@@ -187,11 +217,43 @@ fn is_here(options: &PgConnectOptions) -> bool {
 
 /// Whether the URL itself says how the connection is secured.
 fn says_mode(url: &str) -> bool {
+    names(url).any(|name| matches!(name, "sslmode" | "ssl-mode"))
+}
+
+/// The names of the options behind the question mark.
+fn names(url: &str) -> impl Iterator<Item = &str> {
     let parameters = url.split_once('?').map_or("", |(_, behind)| behind);
-    let mut names = parameters
-        .split('&')
-        .filter_map(|one| Some(one.split_once('=')?.0));
-    names.any(|name| matches!(name, "sslmode" | "ssl-mode"))
+    let parameters = parameters
+        .split_once('#')
+        .map_or(parameters, |(all, _)| all);
+    let given = parameters.split('&').filter(|one| !one.is_empty());
+    given.map(|one| one.split_once('=').map_or(one, |(name, _)| name))
+}
+
+/// Whether all options are known: the library leaves others out, and one that was to secure the
+/// connection would be missed by nobody.
+fn check_names(url: &str) -> Result<(), StoreError> {
+    let is_known = |name: &&str| {
+        KNOWN.contains(name) || name.starts_with("options[") || name.starts_with("options%5B")
+    };
+    let Some(unknown) = names(url).find(|name| !is_known(name)) else {
+        return Ok(());
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    // What is no name may be a part of a password.
+    let fault = if unknown.is_empty() || !unknown.chars().all(is_plain) {
+        "has an option that is not known".to_owned()
+    } else {
+        let lower = unknown.to_ascii_lowercase();
+        let near = KNOWN
+            .iter()
+            .map(|name| (strsim::damerau_levenshtein(name, &lower), name))
+            .filter(|(distance, _)| *distance <= 2)
+            .min();
+        let meant = near.map_or_else(String::new, |(_, name)| format!("; did you mean `{name}`?"));
+        format!("has the option `{unknown}`, which is not known{meant}")
+    };
+    Err(StoreError::DatabaseOption { fault })
 }
 
 impl fmt::Display for Database {
@@ -253,10 +315,41 @@ mod tests {
             // Consent to what nobody has named is none.
             assert!(database(host, "", true).is_err(), "{host}");
             assert!(database(host, "?sslrootcert=sslmode", true).is_err());
-            assert!(database(host, "?a=b&sslmode=require", true).is_ok());
+            assert!(database(host, "?application_name=b&sslmode=require", true).is_ok());
         }
         let moved = "postgres://me@localhost/jobs?host=db.example";
         assert!(Database::from_str(moved).is_err(), "a host behind the URL");
+    }
+
+    #[test]
+    fn an_option_that_would_do_nothing_is_refused_by_its_name() {
+        let refusal = |options: &str| {
+            let url = format!("postgres://me:secret@localhost/jobs?{options}");
+            let fault = Database::from_str(&url).expect_err(options);
+            let text = fault.to_string();
+            assert!(matches!(fault, StoreError::DatabaseOption { .. }), "{text}");
+            assert!(!text.contains("secret"), "{text}");
+            text
+        };
+        for option in ["sslmod", "SSLMODE", "ssl_mode"] {
+            let text = refusal(&format!("{option}=verify-full"));
+            let is_told = text.contains(&format!("`{option}`")) && text.contains("`sslmode`");
+            assert!(is_told || text.contains("`ssl-mode`"), "{text}");
+        }
+        assert!(refusal("port=1&foo=bar").contains("`foo`"));
+        assert!(refusal("foo").contains("`foo`"));
+        assert!(!refusal("secret@host/jobs").contains("host"));
+        for mode in ["", "&sslmode=require", "&sslmode=prefer"] {
+            let text = refusal(&format!("sslrootcert=ca.pem{mode}"));
+            assert!(text.contains("sslmode=verify-full"), "{text}");
+        }
+        for taken in [
+            "sslmode=verify-ca&sslrootcert=ca.pem",
+            "options[geqo]=off&user=me",
+        ] {
+            let url = format!("postgres://me@localhost/jobs?{taken}");
+            assert!(Database::from_str(&url).is_ok(), "{taken}");
+        }
     }
 
     #[test]

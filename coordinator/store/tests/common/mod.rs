@@ -8,7 +8,7 @@ use qlora_engine::{
     CallScores, File, Holder, Job, JobId, JobKind, JobSpec, Needs, Now, Progress, Scores, SessionId,
 };
 use qlora_store::{
-    Bounds, Campaign, Candidate, Database, Digest256, JournalEntry, LogRecord, MetricRecord,
+    Bounds, Campaign, Candidate, Database, Digest256, JournalEntry, LogRecord, MetricRecord, Owner,
     PostgresStore,
 };
 use sha2::{Digest, Sha256};
@@ -124,6 +124,11 @@ pub fn digest(bytes: &[u8]) -> Digest256 {
     hex::encode(Sha256::digest(bytes))
         .parse()
         .expect("a digest")
+}
+
+/// The database whose artifacts the tests have.
+pub fn owner() -> Owner {
+    Owner::new("0123456789abcdef0123456789abcdef".into(), false)
 }
 
 pub fn database(url: &str) -> Database {

@@ -12,10 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use object_store::ObjectStoreExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
-use qlora_store::{ArtifactStore, BucketPlace, Digest256};
+use qlora_store::{ArtifactError, ArtifactStore, BucketPlace, Digest256, Owner};
 use s3::{BUCKET, S3Server};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::common::owner;
 
 /// The least that the server takes, so that small artifacts have several parts.
 pub const PART: usize = 64;
@@ -120,14 +122,38 @@ impl Place {
     }
 
     pub async fn open(&self) -> ArtifactStore {
+        self.open_for(&owner()).await.expect("a store")
+    }
+
+    pub async fn open_for(&self, owner: &Owner) -> Result<ArtifactStore, ArtifactError> {
         match &self.bucket {
-            None => ArtifactStore::open(self.folder.path()).await,
+            None => ArtifactStore::open(self.folder.path(), owner).await,
             Some(place) => {
                 let variables = Server::get().variables();
-                ArtifactStore::open_bucket(place, self.folder.path(), &variables).await
+                ArtifactStore::open_bucket(place, owner, self.folder.path(), &variables).await
             }
         }
-        .expect("a store")
+    }
+
+    /// What the mark holds.
+    pub async fn mark(&self) -> String {
+        let Some(place) = &self.bucket else {
+            return fs::read_to_string(self.folder.path().join("qlora-owner")).expect("a mark");
+        };
+        let key = format!("{}/qlora-owner", place.prefix).into();
+        let found = Server::get().client().get(&key).await.expect("a mark");
+        let bytes = found.bytes().await.expect("its bytes");
+        String::from_utf8(bytes.to_vec()).expect("a text")
+    }
+
+    /// Takes the mark away, as a place of an earlier version has none.
+    pub async fn unmark(&self) {
+        let Some(place) = &self.bucket else {
+            return fs::remove_file(self.folder.path().join("qlora-owner")).expect("a mark");
+        };
+        let key = format!("{}/qlora-owner", place.prefix).into();
+        let client = Server::get().client();
+        client.delete(&key).await.expect("a mark");
     }
 
     /// What is left of so many bytes when their upload breaks off.

@@ -12,10 +12,12 @@ use std::time::Duration;
 use sha2::Digest;
 
 use super::hashes::{Hashes, Stamp, hash_of};
+use super::mark;
 use super::partial::{Parts, bytes_in};
 use crate::artifacts::digest::Digest256;
 use crate::artifacts::error::{ArtifactError, at};
 use crate::artifacts::found::Found;
+use crate::artifacts::owner::Owner;
 
 /// Folders that are moved aside from under one name; beyond that somebody has to look.
 const MOST_ASIDE: u32 = 1000;
@@ -29,9 +31,9 @@ pub(in crate::artifacts) struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder `root`, makes it where it is missing, and removes parts of uploads that
-    /// are older than `keep`.
-    pub fn open(root: &Path, keep: Duration) -> Result<Self, ArtifactError> {
+    /// Opens the folder `root`, makes it where it is missing, takes it for `owner`, and removes
+    /// parts of uploads that are older than `keep`.
+    pub fn open(root: &Path, owner: &Owner, keep: Duration) -> Result<Self, ArtifactError> {
         let artifacts = root.join("sha256");
         fs::create_dir_all(&artifacts).map_err(at(&artifacts))?;
         // The folders themselves must survive a power cut, too.
@@ -43,6 +45,8 @@ impl Folder {
                 .and_then(|made| made.sync_all())
                 .map_err(at(made))?;
         }
+        // Before anything in it is removed.
+        mark::take(root, owner)?;
         let partial = root.join("partial");
         let parts = Parts::open(partial.clone(), keep).map_err(at(&partial))?;
         Ok(Self {

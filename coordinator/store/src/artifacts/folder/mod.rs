@@ -12,10 +12,12 @@
 
 mod files;
 mod hashes;
+mod mark;
 mod partial;
 mod reader;
 mod upload;
 
 pub(super) use files::{Folder, older_than};
+pub(super) use mark::check;
 pub(super) use reader::FileReader;
 pub(super) use upload::{FileUpload, FinishedFile};

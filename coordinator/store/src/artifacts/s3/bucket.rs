@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use object_store::aws::AmazonS3;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
 use tokio_stream::StreamExt;
 
 use super::fault::BucketFault;
@@ -20,6 +20,7 @@ use super::resting::Resting;
 use crate::artifacts::digest::Digest256;
 use crate::artifacts::error::{ArtifactError, at};
 use crate::artifacts::found::Found;
+use crate::artifacts::owner::{MARK, Owner};
 use crate::artifacts::place::BucketPlace;
 
 /// Parts of one upload that S3 takes.
@@ -45,10 +46,11 @@ pub(super) struct Known {
 }
 
 impl Bucket {
-    /// Opens the bucket at `place`, with records of uploads in the folder `records`, and ends
+    /// Opens the bucket at `place`, takes it for `owner`, with records of uploads in the folder `records`, and ends
     /// uploads that have waited for longer than `keep`.
     pub async fn open(
         place: &BucketPlace,
+        owner: &Owner,
         records: &FilePath,
         variables: &[(String, String)],
         keep: Duration,
@@ -66,8 +68,41 @@ impl Bucket {
             resting,
             is_listed: AtomicBool::new(false),
         };
+        bucket.take(owner).await?;
         bucket.clean(keep).await;
         Ok(bucket)
+    }
+
+    /// Takes the place for `owner`, and marks it where nobody has.
+    async fn take(&self, owner: &Owner) -> Result<(), ArtifactError> {
+        let key = self.root.clone().join(MARK);
+        let shown = format!("s3://{}/{key}", self.place.bucket);
+        if let Some(mark) = self.mark(&key).await? {
+            return owner.takes(&shown, &mark);
+        }
+        let first = self.client.list(Some(&self.shelves())).next().await;
+        let first = first.transpose().map_err(|e| self.failed(&e))?;
+        owner.adopts(&shown, first.is_none())?;
+        let put = self
+            .client
+            .put_opts(&key, owner.text().into(), PutMode::Create.into());
+        match put.await {
+            Ok(_) | Err(Error::AlreadyExists { .. }) => {}
+            Err(e) => return Err(self.failed(&e)),
+        }
+        // Another coordinator may have come first.
+        let mark = self.mark(&key).await?.unwrap_or_default();
+        owner.takes(&shown, &mark)
+    }
+
+    /// The bytes of the mark; none where there is none.
+    async fn mark(&self, key: &Path) -> Result<Option<Vec<u8>>, ArtifactError> {
+        let read = async { self.client.get(key).await?.bytes().await };
+        match read.await {
+            Ok(bytes) => Ok(Some(bytes.to_vec())),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.failed(&e)),
+        }
     }
 
     pub(super) fn key(&self, digest: &Digest256) -> Path {

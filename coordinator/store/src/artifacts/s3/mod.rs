@@ -28,5 +28,6 @@ mod upload;
 
 pub(super) use bucket::Bucket;
 pub use fault::BucketFault;
+pub(super) use open::check_settings;
 pub(super) use reader::ObjectReader;
 pub(super) use upload::{FinishedObject, ObjectUpload};

@@ -15,6 +15,14 @@ use crate::artifacts::place::BucketPlace;
 const SERVING: (usize, Duration) = (6, Duration::from_secs(30));
 /// Tries of a request at the start, which somebody waits for.
 const STARTING: (usize, Duration) = (1, Duration::from_secs(5));
+/// Variables that hold the URL of a server.
+const ENDPOINTS: [&str; 5] = [
+    "AWS_ENDPOINT",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_METADATA_ENDPOINT",
+];
 /// The key at which a start tries whether it may write; nothing is ever put there.
 const PROBE: &str = "probe";
 
@@ -26,11 +34,32 @@ pub(super) async fn open(
 ) -> Result<AmazonS3, BucketFault> {
     // Whichever part of the program comes first installs it; there is one provider in all.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    check_settings(variables)?;
     let settings = |e: Error| BucketFault::Settings(e.to_string());
     check(&client(place, variables, STARTING).map_err(settings)?, root)
         .await
         .map_err(|e| BucketFault::of(&e))?;
     client(place, variables, SERVING).map_err(settings)
+}
+
+/// Whether the addresses in `variables` are any; the library takes what is none for granted.
+///
+/// # Errors
+/// One is no URL of a server. It is named, and not repeated: it may hold a password.
+pub(in crate::artifacts) fn check_settings(
+    variables: &[(String, String)],
+) -> Result<(), BucketFault> {
+    let given = variables.iter().filter(|(_, value)| !value.is_empty());
+    for (name, value) in given.filter(|(name, _)| ENDPOINTS.contains(&name.as_str())) {
+        let is_of_a_server = reqwest::Url::parse(value)
+            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if !is_of_a_server {
+            return Err(BucketFault::Settings(format!(
+                "{name} is no URL of a server; write https://HOST:PORT, or http://HOST:PORT where nothing is to be encrypted"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A client by the `AWS_*` variables; those that it does not know are for others.
@@ -58,7 +87,8 @@ fn client(
     let mut builder = AmazonS3Builder::new();
     for (name, value) in variables
         .iter()
-        .filter(|(name, _)| name.starts_with("AWS_"))
+        // One that is empty is not set, as for other tools.
+        .filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty())
     {
         if let Ok(key) = name.to_ascii_lowercase().parse() {
             builder = builder.with_config(key, value);
