@@ -13,6 +13,7 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use prost::Message;
 use qlora_access::Token;
+use qlora_codes::Code;
 use qlora_engine::Limits;
 use qlora_proto::synchronize_response::Wanted;
 use qlora_proto::{
@@ -142,7 +143,7 @@ impl Coordinator {
             "submitter",
             "worker",
             "owner/name",
-            "Q0511",
+            Code::InvalidModel.id(),
             "loss",
             "info",
             "127.0.0.1:7070",

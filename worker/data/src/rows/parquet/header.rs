@@ -1,8 +1,8 @@
 //! The start of a page's header: how many bytes the page claims to have once it is unpacked.
 //!
-//! Headers are structures of Thrift's compact protocol. Every writer puts their fields in the order
-//! of their numbers, and the first three are the kind of the page and its two sizes. The rest is the
-//! library's to read.
+//! Headers are structures of a compact protocol that Parquet shares with others. Every writer puts
+//! their fields in the order of their numbers, and the first three are the kind of the page and its
+//! two sizes. The rest is the library's to read.
 
 use std::io::{self, Read};
 
