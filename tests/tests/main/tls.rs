@@ -1,9 +1,10 @@
 //! TLS between the real programs: what is encrypted, who is trusted, and what is told of a
 //! connection that is not made.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -224,6 +225,7 @@ fn a_worker_whose_certificate_has_expired_is_told_so() {
     let (certificate, own) = (world.path("old.pem"), world.path("old.key"));
     fs::write(&certificate, old.pem()).expect("a file");
     fs::write(&own, key.serialize_pem()).expect("a file");
+    fs::set_permissions(&own, Permissions::from_mode(0o600)).expect("a key of its owner's");
     let (url, ca) = (format!("https://{}", world.address), ca(&world));
     let (certificate, own) = (text(&certificate), text(&own));
     let shown = ["--ca", &ca, "--cert", &certificate, "--key", &own];
