@@ -88,6 +88,7 @@ fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         clocks::install();
+        qlora_store::wait_in_place();
         simulated::replace(connect);
     });
 }

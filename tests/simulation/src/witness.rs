@@ -50,8 +50,10 @@ struct Child {
     worker: String,
     job: u64,
     token: u64,
+    from_step: u64,
     /// Its machine stood still, and it has not trained since.
     still: bool,
+    has_trained: bool,
     ended: bool,
 }
 
@@ -180,44 +182,34 @@ impl Witness {
             0 => Sight::TrainsAnew,
             _ => Sight::TrainsOn,
         });
-        seen.hold_alone(training);
-        let saved = seen.checkpoints.get(&job).copied().unwrap_or_default();
-        if from_step < saved {
-            seen.accuse(format!(
-                "job {job} goes on after step {from_step}, though the checkpoint of step {saved} was acknowledged"
-            ));
-        }
         seen.children.push(Child {
             machine: machine.to_owned(),
             worker: worker.to_owned(),
             job,
             token,
+            from_step,
             still: false,
+            has_trained: false,
             ended: false,
         });
         ChildId(seen.children.len() - 1)
     }
 
-    /// A child has done a step.
+    /// A child has done a step. Until then it harms nobody: one whose assignment came late ends
+    /// with its lease before it begins.
     pub fn trains(&self, child: ChildId) {
         let mut seen = self.seen();
-        let Some(child) = seen.children.get_mut(child.0) else {
+        let Some(own) = seen.children.get_mut(child.0) else {
             return;
         };
-        child.still = false;
-        if child.ended {
-            let fault = format!("a child of job {} trains after its end", child.job);
-            return seen.accuse(fault);
+        own.still = false;
+        let is_first = !std::mem::replace(&mut own.has_trained, true);
+        if let Some(fault) = seen.beside(child) {
+            seen.accuse(fault);
         }
-        let (machine, worker) = (child.machine.clone(), child.worker.clone());
-        let (job, token) = (child.job, child.token);
-        seen.hold_alone(Training {
-            machine: &machine,
-            worker: &worker,
-            job,
-            token,
-            from_step: 0,
-        });
+        if is_first && let Some(fault) = seen.behind(child) {
+            seen.accuse(fault);
+        }
     }
 
     /// What runs on `machine` stands still: it trains nothing until it goes on.
@@ -319,41 +311,47 @@ impl Seen {
         self.broken.get_or_insert(rule);
     }
 
-    /// Whether what trains for `worker` on `machine` may do so beside another: another machine has
-    /// a copy of its state folder, and is or may be taken for it.
-    fn is_displaced(&self, worker: &str, machine: &str) -> bool {
-        let is_other = |(of, by): &(String, String)| of == worker && by != machine;
+    /// Whether a child may train beside another: another machine than its own has a copy of its
+    /// worker's state folder, and is or may be taken for that worker.
+    fn is_displaced(&self, child: &Child) -> bool {
+        let is_other = |(of, by): &(String, String)| *of == child.worker && *by != child.machine;
         let mut placed = self.placed.iter();
-        self.copied.contains(worker)
+        self.copied.contains(&child.worker)
             && (self.asking.iter().any(is_other)
                 || placed.any(|(place, until)| is_other(place) && now() < *until))
     }
 
-    /// No other child trains the job of `training`.
-    fn hold_alone(&mut self, training: Training<'_>) {
-        let Training {
-            machine,
-            worker,
-            job,
-            token,
-            ..
-        } = training;
-        if self.is_displaced(worker, machine) {
-            return;
+    /// Who trains the same job as a child that trains.
+    fn beside(&self, child: ChildId) -> Option<String> {
+        let own = self.children.get(child.0)?;
+        let (job, token, machine) = (own.job, own.token, &own.machine);
+        if own.ended {
+            return Some(format!("a child of job {job} trains after its end"));
         }
-        let other = self.children.iter().find(|child| {
-            let is_own = child.machine == machine && child.token == token;
-            let is_quiet = child.ended || child.still;
-            let is_other = child.job == job && !is_own && !is_quiet;
-            is_other && !self.is_displaced(&child.worker, &child.machine)
-        });
-        if let Some(other) = other {
-            let fault = format!(
-                "two children train job {job}: on {} under {}, and on {machine} under {token}",
-                other.machine, other.token
-            );
-            self.accuse(fault);
+        if self.is_displaced(own) {
+            return None;
         }
+        let mut others = self.children.iter().enumerate();
+        let (_, other) = others.find(|(i, other)| {
+            let is_quiet = other.ended || other.still || self.is_displaced(other);
+            *i != child.0 && other.job == job && !is_quiet
+        })?;
+        Some(format!(
+            "two children train job {job}: on {} under {}, and on {machine} under {token}",
+            other.machine, other.token
+        ))
+    }
+
+    /// What a child that begins to train does again, though it was acknowledged.
+    fn behind(&self, child: ChildId) -> Option<String> {
+        let Child { job, from_step, .. } = self.children.get(child.0)?;
+        let saved = self
+            .checkpoints
+            .get(job)
+            .filter(|saved| from_step < *saved)?;
+        Some(format!(
+            "job {job} goes on after step {from_step}, though the checkpoint of step {saved} was acknowledged"
+        ))
     }
 
     /// Counts the state of `job` where it is another than before.
@@ -444,9 +442,12 @@ mod tests {
         let witness = Witness::default();
         let first = witness.begins(training("a", 1, 0));
         witness.ends(first, Sight::Done);
-        witness.begins(training("b", 2, 0));
+        let second = witness.begins(training("b", 2, 0));
+        witness.trains(second);
         assert_eq!(witness.broken(), None);
-        witness.begins(training("c", 3, 0));
+        let third = witness.begins(training("c", 3, 0));
+        assert_eq!(witness.broken(), None);
+        witness.trains(third);
         let rule = witness.broken().expect("a broken rule");
         assert!(rule.starts_with("two children train job 1"), "{rule}");
     }
@@ -459,7 +460,8 @@ mod tests {
             witness.begins(training("a", 1, 0));
             witness.asks_for(copied, "copy");
             witness.may_be(copied, "copy", false);
-            witness.begins(training("b", 2, 0));
+            let second = witness.begins(training("b", 2, 0));
+            witness.trains(second);
             witness.broken()
         };
         assert_eq!(train("a"), None);
@@ -483,9 +485,12 @@ mod tests {
     fn a_step_that_goes_back_and_a_token_that_comes_back_are_seen() {
         let witness = Witness::default();
         witness.committed(1, 1, (ArtifactKind::Checkpoint, 20));
-        witness.begins(training("a", 2, 20));
+        let first = witness.begins(training("a", 2, 20));
+        witness.trains(first);
+        witness.ends(first, Sight::ToStop);
         assert_eq!(witness.broken(), None);
-        witness.begins(training("a", 2, 10));
+        let second = witness.begins(training("a", 3, 10));
+        witness.trains(second);
         assert!(witness.broken().is_some());
 
         let witness = Witness::default();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::blocking::blocking;
+use super::blocking::{blocking, on_thread};
 use super::digest::Digest256;
 use super::error::{ArtifactError, at};
 use super::folder::{FileReader, FileUpload, Folder, check, older_than};
@@ -340,6 +340,6 @@ async fn on_disk<T: Send + 'static>(
     f: impl FnOnce(&Folder) -> Result<T, ArtifactError> + Send + 'static,
 ) -> Result<T, ArtifactError> {
     let (folder, path) = (folder.clone(), folder.path().to_owned());
-    let ended = tokio::task::spawn_blocking(move || f(&folder)).await;
+    let ended = on_thread(move || f(&folder)).await;
     ended.map_err(|e| at(&path)(std::io::Error::other(e)))?
 }
