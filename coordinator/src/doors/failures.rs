@@ -9,7 +9,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Wrong tokens that cost nothing: a person tries another file, a fleet meets a new token.
 const FREE: u32 = 10;

@@ -21,7 +21,6 @@ mod roles;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -30,6 +29,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use governor::clock::MonotonicClock;
 use qlora_proto::Role;
+use tokio::time::Instant;
 
 use self::ending::{Ending, Way};
 use self::failures::Failures;

@@ -3,9 +3,10 @@
 //! The table is in memory, and has fingerprints only.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use qlora_access::Fingerprint;
+use tokio::time::Instant;
 
 use super::holder::Holder;
 use super::issued::Denied;

@@ -10,11 +10,12 @@ mod links;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use qlora_access::{Fingerprint, Token};
 use qlora_store::{JobStore, TokenRecord, Write};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 pub use self::holder::{Holder, LOCAL};
 pub use self::issued::{Denied, Issued};
