@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use qlora_access::TokenError;
 use qlora_codes::Code;
 use qlora_engine::{JobId, Refusal};
-use qlora_store::{ArtifactError, InvalidDigest, StoreError};
+use qlora_store::{ArtifactError, BucketFault, InvalidDigest, StoreError};
 use tonic::{Code as GrpcCode, Status};
 
 use crate::tls::TlsError;
@@ -64,15 +64,18 @@ impl StartError {
         }
     }
 
-    /// Whether it is trouble of the artifact store that may be over later.
+    /// Whether it is trouble of a bucket that may be over later, and that any other coordinator would
+    /// have too. What ails this machine alone, as its disk or its credentials, keeps nobody else
+    /// from leading.
     pub fn may_pass(&self) -> bool {
         matches!(
             self,
-            Self::Artifacts(
-                ArtifactError::DiskFull { .. }
-                    | ArtifactError::Io { .. }
-                    | ArtifactError::Bucket { .. }
-            )
+            Self::Artifacts(ArtifactError::Bucket {
+                fault: BucketFault::Unreachable(_)
+                    | BucketFault::Throttled(_)
+                    | BucketFault::Other(_),
+                ..
+            })
         )
     }
 

@@ -264,25 +264,51 @@ mod tests {
         (ended, count.get())
     }
 
-    #[tokio::test]
-    async fn a_leader_tries_again_while_its_bucket_is_away_and_ends_where_that_does_not_help() {
-        let away = || ArtifactError::Bucket {
+    fn bucket(fault: BucketFault) -> ArtifactError {
+        ArtifactError::Bucket {
             place: "s3://b".into(),
-            fault: BucketFault::Unreachable("refused".into()),
-        };
-        let (ended, count) = tried(vec![away(), away()]).await;
+            fault,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_tries_again_while_its_bucket_is_away() {
+        let faults = vec![
+            bucket(BucketFault::Unreachable("refused".into())),
+            bucket(BucketFault::Throttled("503".into())),
+            bucket(BucketFault::Other("500".into())),
+        ];
+        let (ended, count) = tried(faults).await;
         assert!(ended.is_ok());
-        assert_eq!(count, 3);
+        assert_eq!(count, 4);
+    }
+
+    /// Another coordinator may be able to lead, and waits for the end of this one.
+    #[tokio::test]
+    async fn a_leader_ends_at_once_where_trying_again_does_not_help_or_the_fault_is_its_own() {
+        let io = ArtifactError::Io {
+            path: "p".into(),
+            source: std::io::ErrorKind::PermissionDenied.into(),
+        };
         let foreign = ArtifactError::Foreign {
             path: "p".into(),
             found: "a".into(),
             id: "b".into(),
         };
-        let (ended, count) = tried(vec![away(), foreign]).await;
-        assert!(matches!(
-            ended,
-            Err(StartError::Artifacts(ArtifactError::Foreign { .. }))
-        ));
-        assert_eq!(count, 2);
+        for fault in [
+            io,
+            foreign,
+            ArtifactError::DiskFull { path: "p".into() },
+            bucket(BucketFault::Denied("403".into())),
+            bucket(BucketFault::Settings("AWS_ENDPOINT_URL".into())),
+            bucket(BucketFault::NoBucket),
+        ] {
+            let said = fault.to_string();
+            let away = bucket(BucketFault::Unreachable("refused".into()));
+            let (ended, count) = tried(vec![away, fault]).await;
+            let fault = ended.expect_err("an end");
+            assert_eq!((fault.to_string(), count), (said, 2));
+            assert_eq!(fault.exit_code(), std::process::ExitCode::from(3));
+        }
     }
 }
