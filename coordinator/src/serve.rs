@@ -120,8 +120,9 @@ fn make_folder(folder: &Path) -> Result<(), StoreError> {
 
 /// The state folder is this coordinator's, and nobody else's.
 async fn alone(setup: &Start, store: SqliteStore) -> Result<(), StartError> {
-    let state = read(setup, &store).await?;
-    let services = start(setup, Arc::new(store), state).await?;
+    let stored = store.load().await?;
+    let artifacts = open(setup, &stored).await?;
+    let services = start(setup, Arc::new(store), (stored, artifacts)).await?;
     // From here on, since whoever learns the address below may ask to stop at once.
     let stop = shutdown_signal()?;
     let bound = bind_address(setup).await?;
@@ -146,11 +147,15 @@ async fn among_others(setup: &Start, database: Database) -> Result<(), StartErro
     };
     let store = Arc::new(*store);
     let leading = async {
+        let read = async { Ok(store.load().await?) };
+        let open = async |stored: &Stored| open(setup, stored).await;
         let state = if is_takeover {
-            let reading = || read(setup, &*store);
-            standby::until_open(self::listening(setup, &bound), reading, &mut stop).await?
+            let listening = self::listening(setup, &bound);
+            standby::until_open(listening, read, open, &mut stop).await?
         } else {
-            Some(read(setup, &*store).await?)
+            let stored = read.await?;
+            let artifacts = open(&stored).await?;
+            Some((stored, artifacts))
         };
         let Some(state) = state else {
             return Ok(());
@@ -189,12 +194,10 @@ async fn bind_address(setup: &Start) -> Result<BoundAddress, StartError> {
     .await
 }
 
-/// Reads the state, and opens the artifacts that it needs.
-async fn read(setup: &Start, store: &impl JobStore) -> Result<(Stored, ArtifactStore), StartError> {
-    let stored = store.load().await?;
+/// Opens the artifacts that the state needs.
+async fn open(setup: &Start, stored: &Stored) -> Result<ArtifactStore, StartError> {
     let place = setup.cli.artifacts.as_ref();
-    let artifacts = artifacts::open(place, &setup.folder, &stored.owner()).await?;
-    Ok((stored, artifacts))
+    Ok(artifacts::open(place, &setup.folder, &stored.owner()).await?)
 }
 
 /// Starts the driver on the state.

@@ -38,6 +38,8 @@ enum Standing {
     /// The database does not answer, so that nobody is known to lead. The fault names it, and is for
     /// the log only.
     Away(String),
+    /// It leads itself, and reads what is stored, for the first time.
+    Reading,
     /// It leads itself, and cannot open the artifacts yet. The fault is for the log only.
     Unready(String),
 }
@@ -55,6 +57,7 @@ impl Standing {
             Self::Away(_) => {
                 format!("{STANDBY}, and its database does not answer; try again")
             }
+            Self::Reading => "this coordinator leads, and reads its state; try again".into(),
             Self::Unready(_) => {
                 "this coordinator leads, and the artifact store is not available to it; try again"
                     .into()
@@ -104,27 +107,38 @@ pub async fn wait(
     Ok(ended.transpose()?.map(|store| won(store, true)))
 }
 
-/// What `open` opens, which a coordinator that has taken over needs; or none, once `stop` tells it to
-/// end. It tries again whatever may pass, and refuses all calls meanwhile: if it ended, nobody would
-/// lead.
+/// What a coordinator that has taken over needs: what `read` reads, and what `open` opens for it; or
+/// none, once `stop` tells it to end. It reads once, opens again whatever may pass, and refuses all
+/// calls meanwhile: if it ended, nobody would lead.
 ///
 /// # Errors
-/// Trying again does not help, or the address cannot be listened on.
-pub async fn until_open<T, F: Future<Output = Result<T, StartError>>>(
+/// It cannot read, opening again does not help, or the address cannot be listened on.
+pub async fn until_open<S, T>(
     listening: Listening<'_>,
-    open: impl Fn() -> F,
+    read: impl Future<Output = Result<S, StartError>>,
+    open: impl AsyncFn(&S) -> Result<T, StartError>,
     stop: impl Future<Output = ()> + Unpin,
-) -> Result<Option<T>, StartError> {
-    // Also while a first try hangs.
-    let (known, told) = watch::channel(Standing::Unready(String::new()));
-    refuse_until(listening, told, tries(&open, &known), stop)
+) -> Result<Option<(S, T)>, StartError> {
+    let (known, told) = watch::channel(Standing::Reading);
+    refuse_until(listening, told, opened(read, open, &known), stop)
         .await?
         .transpose()
 }
 
+/// Reads once, and opens until it is open, or trying again does not help.
+async fn opened<S, T>(
+    read: impl Future<Output = Result<S, StartError>>,
+    open: impl AsyncFn(&S) -> Result<T, StartError>,
+    known: &watch::Sender<Standing>,
+) -> Result<(S, T), StartError> {
+    let state = read.await?;
+    let opened = tries(async || open(&state).await, known).await?;
+    Ok((state, opened))
+}
+
 /// Opens until it is open, or trying again does not help.
-async fn tries<T, F: Future<Output = Result<T, StartError>>>(
-    open: impl Fn() -> F,
+async fn tries<T>(
+    open: impl AsyncFn() -> Result<T, StartError>,
     known: &watch::Sender<Standing>,
 ) -> Result<T, StartError> {
     let mut beat = interval(RETRY);
@@ -206,6 +220,7 @@ fn say(standing: &Standing) {
     match standing {
         Standing::Behind(_) => tracing::info!("{}", standing.text()),
         Standing::Away(fault) => tracing::warn!("waiting for the database: {fault}"),
+        Standing::Reading => tracing::info!("reading the state"),
         Standing::Unready(fault) => tracing::warn!("waiting for the artifacts: {fault}"),
     }
 }
@@ -252,14 +267,14 @@ mod tests {
     /// Fails with each of `faults`, one after the other, and then opens; returns how often it tried.
     async fn tried(faults: Vec<ArtifactError>) -> (Result<(), StartError>, usize) {
         let (left, count) = (Cell::new(faults.into_iter()), Cell::new(0));
-        let open = || {
+        let open = async || {
             count.set(count.get() + 1);
             let mut faults = left.take();
             let fault = faults.next();
             left.set(faults);
-            std::future::ready(fault.map_or(Ok(()), |fault| Err(fault.into())))
+            fault.map_or(Ok(()), |fault| Err(fault.into()))
         };
-        let (known, _told) = watch::channel(Standing::Behind(None));
+        let (known, _told) = watch::channel(Standing::Reading);
         let ended = tries(open, &known).await;
         (ended, count.get())
     }
@@ -281,6 +296,29 @@ mod tests {
         let (ended, count) = tried(faults).await;
         assert!(ended.is_ok());
         assert_eq!(count, 4);
+    }
+
+    #[tokio::test]
+    async fn a_takeover_reads_its_state_once_however_often_it_opens_the_artifacts() {
+        let (reads, opens) = (Cell::new(0), Cell::new(0));
+        let (known, told) = watch::channel(Standing::Reading);
+        let read = async {
+            reads.set(reads.get() + 1);
+            assert!(told.borrow().text().contains("reads its state"));
+            Ok("state")
+        };
+        let open = async |state: &&str| {
+            assert_eq!(*state, "state");
+            opens.set(opens.get() + 1);
+            match opens.get() {
+                3 => Ok(()),
+                _ => Err(bucket(BucketFault::Unreachable("refused".into())).into()),
+            }
+        };
+        let ended = opened(read, open, &known).await;
+        assert!(matches!(ended, Ok(("state", ()))));
+        assert_eq!((reads.get(), opens.get()), (1, 3));
+        assert!(matches!(&*told.borrow(), Standing::Unready(_)));
     }
 
     /// Another coordinator may be able to lead, and waits for the end of this one.
