@@ -208,3 +208,34 @@ async fn an_upload_that_is_given_up_in_a_write_leaves_a_part_that_can_be_gone_on
         .expect("a name");
     assert!(store.stat(&name).await.expect("a stat").complete);
 }
+
+/// As programs that show folders to people leave it in each.
+#[tokio::test]
+async fn a_stray_file_among_the_shelves_keeps_no_start_and_no_sweep() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shelves = folder.path().join("sha256");
+    fs::create_dir_all(shelves.join("ab")).expect("a shelf");
+    for stray in [".DS_Store", "ab/.DS_Store"] {
+        fs::write(shelves.join(stray), "x").expect("a stray file");
+    }
+    let rich = Owner::new("a".repeat(32), true);
+    let fault = ArtifactStore::open(folder.path(), &rich).await.err();
+    assert!(
+        matches!(fault, Some(ArtifactError::Elsewhere { .. })),
+        "it is no artifact: {fault:?}"
+    );
+    let store = open(folder.path()).await;
+    put(&store, BYTES).await;
+    let old = SystemTime::now() - Duration::from_secs(48 * 3600);
+    let file = fs::File::options()
+        .append(true)
+        .open(final_path(folder.path()));
+    file.and_then(|file| file.set_modified(old))
+        .expect("an old artifact");
+    let swept = store
+        .sweep(|_| std::future::ready(true))
+        .await
+        .expect("a sweep");
+    assert_eq!(swept, 1);
+    assert!(shelves.join(".DS_Store").exists());
+}

@@ -14,6 +14,7 @@ use sha2::Digest;
 use super::hashes::{Hashes, Stamp, hash_of};
 use super::mark;
 use super::partial::{Parts, bytes_in};
+use super::shelves::shelves;
 use crate::artifacts::digest::Digest256;
 use crate::artifacts::error::{ArtifactError, at};
 use crate::artifacts::found::Found;
@@ -175,10 +176,7 @@ impl Folder {
     /// # Errors
     /// The folder of all artifacts cannot be read.
     pub fn shelves(&self) -> Result<Vec<PathBuf>, ArtifactError> {
-        let entries = fs::read_dir(&self.artifacts).map_err(at(&self.artifacts))?;
-        entries
-            .map(|entry| Ok(entry.map_err(at(&self.artifacts))?.path()))
-            .collect()
+        shelves(&self.artifacts).map_err(at(&self.artifacts))
     }
 }
 
@@ -193,29 +191,4 @@ fn free_name(path: &Path) -> PathBuf {
         .chain(numbered)
         .find(is_free)
         .unwrap_or(first)
-}
-
-/// The artifacts on `shelf` that were last modified more than `keep` ago.
-///
-/// # Errors
-/// The shelf or one of its files cannot be read.
-pub(in crate::artifacts) fn older_than(
-    keep: Duration,
-    shelf: &Path,
-) -> Result<Vec<Digest256>, ArtifactError> {
-    let mut old = Vec::new();
-    for file in fs::read_dir(shelf).map_err(at(shelf))? {
-        let file = file.map_err(at(shelf))?;
-        let Some(digest) = file.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let modified = file
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .map_err(at(&file.path()))?;
-        if modified.elapsed().is_ok_and(|age| age > keep) {
-            old.push(digest);
-        }
-    }
-    Ok(old)
 }

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::shelves::is_empty;
 use crate::artifacts::error::{ArtifactError, at};
 use crate::artifacts::owner::{MARK, Owner};
 
@@ -39,20 +40,6 @@ pub(in crate::artifacts) fn check(root: &Path, owner: &Owner) -> Result<bool, Ar
         }
         Err(e) => Err(at(&path)(e)),
     }
-}
-
-/// Whether no artifact lies in the folder of all of them.
-fn is_empty(artifacts: &Path) -> io::Result<bool> {
-    let shelves = match fs::read_dir(artifacts) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
-        other => other?,
-    };
-    for shelf in shelves {
-        if fs::read_dir(shelf?.path())?.next().is_some() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Gives the file at `path` its bytes with its name, unless the name is taken.

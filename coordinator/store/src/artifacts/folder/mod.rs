@@ -15,9 +15,11 @@ mod hashes;
 mod mark;
 mod partial;
 mod reader;
+mod shelves;
 mod upload;
 
-pub(super) use files::{Folder, older_than};
+pub(super) use files::Folder;
 pub(super) use mark::check;
 pub(super) use reader::FileReader;
+pub(super) use shelves::older_than;
 pub(super) use upload::{FileUpload, FinishedFile};
