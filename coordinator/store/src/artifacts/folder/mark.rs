@@ -1,4 +1,7 @@
 //! The mark of a folder: a file beside the artifacts that is written once and never changed.
+//!
+//! An empty one counts as none. Where storage knows no second name of a file, the mark has its name
+//! before its bytes: whoever writes them holds its lock, and others wait for that.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -31,34 +34,63 @@ pub(super) fn take(root: &Path, owner: &Owner) -> Result<(), ArtifactError> {
 pub(in crate::artifacts) fn check(root: &Path, owner: &Owner) -> Result<bool, ArtifactError> {
     let path = root.join(MARK);
     let shown = path.display().to_string();
-    match fs::read(&path) {
-        Ok(mark) => owner.takes(&shown, &mark).map(|()| true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+    match written(&path).map_err(at(&path))? {
+        Some(mark) => owner.takes(&shown, &mark).map(|()| true),
+        None => {
             let artifacts = root.join("sha256");
             let is_empty = is_empty(&artifacts).map_err(at(&artifacts))?;
             owner.adopts(&shown, is_empty).map(|()| false)
         }
-        Err(e) => Err(at(&path)(e)),
     }
 }
 
-/// Gives the file at `path` its bytes with its name, unless the name is taken.
+/// What the mark at `path` holds; none where nobody has written it yet.
+fn written(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(mark) => Ok((!mark.trim_ascii().is_empty()).then_some(mark)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives the file at `path` its bytes with its name, unless it has some.
 fn write_once(root: &Path, path: &Path, text: &str) -> io::Result<()> {
     let unnamed = unnamed(root);
-    let written =
-        write_durably(&unnamed, text).and_then(|()| match fs::hard_link(&unnamed, path) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // Some shared storage knows no second name of a file.
-            Err(_) => write_durably(path, text),
-            Ok(()) => Ok(()),
-        });
+    let named = write_durably(&unnamed, text).and_then(|()| match fs::hard_link(&unnamed, path) {
+        // Somebody has come first, or has died before there were bytes in it; or some shared storage
+        // knows no second name of a file.
+        Err(_) => fill(path, text),
+        Ok(()) => Ok(()),
+    });
     // It is of no use any more; one that stays is a few bytes.
     let _ = fs::remove_file(&unnamed);
-    match written {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }?;
+    named?;
     File::open(root)?.sync_all()
+}
+
+/// Gives the file at `path` its bytes under its lock, unless it has some.
+fn fill(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)?;
+    // Storage that knows no locks is taken as it is: two coordinators rarely come at one moment, and
+    // whoever reads another's id afterwards ends.
+    let _ = file.lock();
+    // By its name: storage may show what others have written only to those who open it.
+    if written(path)?.is_some() {
+        return Ok(());
+    }
+    let filled = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all());
+    if filled.is_err() {
+        // A part of a mark would be nobody's.
+        let _ = file.set_len(0);
+    }
+    filled
 }
 
 /// A name that no other process gives.
@@ -70,12 +102,44 @@ fn unnamed(root: &Path) -> PathBuf {
 
 fn write_durably(path: &Path, text: &str) -> io::Result<()> {
     let mut file = File::create_new(path)?;
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| file.sync_all());
-    if written.is_err() {
-        // A part of a mark would be nobody's.
-        let _ = fs::remove_file(path);
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_file_has_one_name_only_a_mark_is_written_once_and_others_wait_for_its_bytes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(MARK);
+        // It has its name, and no bytes yet.
+        let mut first = File::create_new(&path).expect("a mark");
+        first.lock().expect("its lock");
+        let second = {
+            let path = path.clone();
+            std::thread::spawn(move || fill(&path, "b\n"))
+        };
+        first.write_all(b"a\n").expect("bytes");
+        drop(first);
+        let filled = second.join().expect("an end");
+        filled.expect("no fault");
+        assert_eq!(fs::read_to_string(&path).expect("a mark"), "a\n");
     }
-    written
+
+    #[test]
+    fn a_mark_whose_writer_died_before_its_bytes_is_written_by_who_comes_next() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(MARK);
+        for before in ["", "\n"] {
+            fs::write(&path, before).expect("a mark without a word");
+            let owner = Owner::new("a".repeat(32), false);
+            assert!(!check(folder.path(), &owner).expect("nobody's"));
+            take(folder.path(), &owner).expect("its own");
+            assert_eq!(fs::read_to_string(&path).expect("a mark"), owner.text());
+        }
+        let files = fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(files, 1, "the mark alone");
+    }
 }
