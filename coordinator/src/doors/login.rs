@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Form;
 use axum::extract::{DefaultBodyLimit, FromRequest, Request};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
@@ -26,8 +25,35 @@ const LARGEST: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
-struct Pasted {
+struct Form {
     token: String,
+}
+
+/// What the form of the page brought.
+#[derive(Debug)]
+pub struct Pasted {
+    token: String,
+    headers: HeaderMap,
+}
+
+impl Pasted {
+    /// Reads the form.
+    ///
+    /// # Errors
+    /// The answer to one that is too large, too slow or none.
+    pub async fn read(mut request: Request) -> Result<Self, Response> {
+        let headers = request.headers().clone();
+        DefaultBodyLimit::max(LARGEST).apply(&mut request);
+        let form = axum::Form::<Form>::from_request(request, &());
+        match tokio::time::timeout(PATIENCE, form).await {
+            Ok(Ok(axum::Form(Form { token }))) => Ok(Self { token, headers }),
+            Ok(Err(fault)) => Err(page::refused(fault.status(), fault.body_text())),
+            Err(_) => {
+                let why = "the form came too slowly; send it again";
+                Err(page::refused(StatusCode::REQUEST_TIMEOUT, why))
+            }
+        }
+    }
 }
 
 /// Where a request comes from, and how.
@@ -77,24 +103,13 @@ impl Logins {
         }
     }
 
-    /// Takes the form of the page.
+    /// Begins a session for the token that was pasted.
     ///
     /// # Errors
     /// The token opens nothing, or not the page.
-    pub async fn log_in(&self, mut request: Request, visit: Visit) -> Result<Response, Refusal> {
-        let headers = request.headers().clone();
-        DefaultBodyLimit::max(LARGEST).apply(&mut request);
-        let form = Form::<Pasted>::from_request(request, &());
-        let pasted = match tokio::time::timeout(PATIENCE, form).await {
-            Ok(Ok(Form(pasted))) => pasted,
-            Ok(Err(fault)) => return Ok(page::refused(fault.status(), fault.body_text())),
-            Err(_) => {
-                let why = "the form came too slowly; send it again";
-                return Ok(page::refused(StatusCode::REQUEST_TIMEOUT, why));
-            }
-        };
+    pub fn enter(&self, pasted: &Pasted, visit: Visit) -> Result<Response, Refusal> {
         let holder = self.tokens.by_token(pasted.token.trim())?;
         roles::check(holder.role(), &Method::GET, "/")?;
-        Ok(self.begin(holder, &headers, visit, "/"))
+        Ok(self.begin(holder, &pasted.headers, visit, "/"))
     }
 }

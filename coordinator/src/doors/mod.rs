@@ -36,7 +36,7 @@ use self::failures::Failures;
 pub use self::form::is_grpc_type;
 use self::headers::keep_to_itself;
 pub use self::hosts::{Hosts, parse as parse_host};
-use self::login::{Logins, Visit};
+use self::login::{Logins, Pasted, Visit};
 use self::pass::Pass;
 use self::rates::Rates;
 use self::refusal::Refusal;
@@ -91,7 +91,10 @@ impl Doors {
             return Ok(Pass::Open);
         }
         self.check_busy(connection)?;
+        let from = connection.map(|connection| connection.peer().ip());
         if path == login::PATH && *request.method() == Method::POST {
+            let counted = from.map_or(Ok(()), |from| self.rates.count_stranger(from));
+            counted.map_err(Refusal::TooMany)?;
             // Another page must not log a browser in as somebody else.
             return if origin::is_own_page(request) {
                 Ok(Pass::LogIn)
@@ -99,7 +102,6 @@ impl Doors {
                 Err(Refusal::Origin("none is named".to_owned()))
             };
         }
-        let from = connection.map(|connection| connection.peer().ip());
         let pass = pass::check(request, &self.tokens, self.logins.sessions(), grpc);
         let pass = pass.map_err(|refusal| self.count_stranger(refusal, from))?;
         if let Some(holder) = pass.holder() {
@@ -122,6 +124,26 @@ impl Doors {
         let from = stranger.map(|connection| connection.peer().ip());
         let busy = from.and_then(|from| self.failures.busy(from, Instant::now()));
         busy.map_or(Ok(()), |after| Err(Refusal::Busy(after)))
+    }
+
+    /// Takes the form of the page.
+    ///
+    /// # Errors
+    /// The token opens nothing, or not the page; or too many wrong ones wait.
+    async fn log_in(
+        &self,
+        request: Request,
+        visit: Visit,
+        connection: Option<&Connection>,
+    ) -> Result<Response, Refusal> {
+        match Pasted::read(request).await {
+            Ok(pasted) => {
+                // Many forms may have been on their way while few wrong tokens waited.
+                self.check_busy(connection)?;
+                self.logins.enter(&pasted, visit)
+            }
+            Err(answer) => Ok(answer),
+        }
     }
 
     /// What a request gets that `refusal` is for: of too many, when it is looked at again. Those that
@@ -168,7 +190,7 @@ pub async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next
             let path = request.uri().path();
             doors.logins.begin(holder, request.headers(), visit, path)
         }
-        Ok(Pass::LogIn) => match doors.logins.log_in(request, visit).await {
+        Ok(Pass::LogIn) => match doors.log_in(request, visit, connection.as_deref()).await {
             Ok(response) => response,
             Err(refusal) => {
                 doors.slow(&refusal, from).await;

@@ -80,8 +80,9 @@ pub fn check(
     match by_cookie(request, sessions, name) {
         Some(Ok(session)) if reads || origin::is_own_page(request) => Ok(Pass::Session(session)),
         Some(Ok(_)) => Err(Refusal::CookieAlone),
+        // Whatever comes beside it, a wrong token is counted as one.
+        Some(Err(_)) | None if bearer.is_some() => Err(Refusal::WrongToken),
         Some(Err(refusal)) => Err(refusal),
-        None if bearer.is_some() => Err(Refusal::WrongToken),
         None => Err(Refusal::NoToken),
     }
 }

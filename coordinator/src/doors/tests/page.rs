@@ -63,6 +63,16 @@ fn the_page_opens_by_token_by_session_and_once_by_a_link() {
                 "{path}"
             );
         }
+        let guess = [
+            ("authorization", "Bearer a-guess"),
+            ("cookie", "qlora_7070=0"),
+        ];
+        let guessed = visit(path, &guess);
+        assert_eq!(
+            guessed,
+            Err(Refusal::WrongToken),
+            "a guess is one beside a cookie"
+        );
         let of_another_port = pair.replace("7070", "7071");
         assert_eq!(
             visit(path, &[("cookie", &of_another_port)]),
@@ -134,8 +144,7 @@ async fn the_form_of_the_page_takes_a_token_and_gives_a_session_in_place_of_the_
     };
     assert!(opens(&old).is_ok());
     let answer = doors
-        .logins
-        .log_in(posted(viewer.secret(), &old), visit)
+        .log_in(posted(viewer.secret(), &old), visit, None)
         .await;
     let answer = answer.expect("an answer");
     assert_eq!(answer.status(), StatusCode::SEE_OTHER);
@@ -147,16 +156,15 @@ async fn the_form_of_the_page_takes_a_token_and_gives_a_session_in_place_of_the_
         Err(Refusal::NoSession),
         "the old session goes on"
     );
-    let refused = doors.logins.log_in(posted("wrong", ""), visit).await;
+    let refused = doors.log_in(posted("wrong", ""), visit, None).await;
     assert_eq!(refused.expect_err("a refusal"), Refusal::WrongToken);
     let too_large = posted(&"x".repeat(5000), "");
-    let answer = doors.logins.log_in(too_large, visit).await;
+    let answer = doors.log_in(too_large, visit, None).await;
     let answer = answer.expect("an answer");
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     // A worker sees no page.
     let refused = doors
-        .logins
-        .log_in(posted(given[3].1.secret(), ""), visit)
+        .log_in(posted(given[3].1.secret(), ""), visit, None)
         .await;
     assert!(matches!(refused, Err(Refusal::Role { .. })));
 }
