@@ -11,9 +11,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use qlora_proto::STANDBY;
 use qlora_proto::job_service_server::JobServiceServer;
 use qlora_proto::worker_service_server::WorkerServiceServer;
+use qlora_proto::{LED_BY, STANDBY};
 use qlora_store::{Campaign, Candidate, Owner, PostgresStore, StoreError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -49,7 +49,7 @@ impl Standing {
     fn text(&self) -> String {
         match self {
             Self::Behind(Some(leader)) => {
-                format!("{STANDBY}; call the leader at {leader}")
+                format!("{STANDBY}{LED_BY}{leader}")
             }
             Self::Behind(None) => {
                 format!("{STANDBY}, and the leader has not said where it is; try again")

@@ -33,6 +33,9 @@ pub const PASSES_AFTER: &str = "qlora-passes-after-ms";
 /// How the refusal of a coordinator begins that another one leads.
 pub const STANDBY: &str = "this coordinator is a standby";
 
+/// How it goes on where the address of the one that leads is known, which follows.
+pub const LED_BY: &str = "; call the leader at ";
+
 /// Bytes of one message of a transfer.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 

@@ -8,8 +8,8 @@ use qlora_client::files::no_access;
 use qlora_client::{ConnectError, Fault, LinkFault, TransferError, console};
 use qlora_codes::Code;
 use qlora_config::{ConfigErrors, Diagnostic};
-use qlora_proto::STANDBY;
 use qlora_proto::words::{count, duration};
+use qlora_proto::{LED_BY, STANDBY};
 
 /// What the program returns to the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,7 +198,7 @@ impl CtlError {
             Self::Unreachable { .. } => {
                 "start one with qlora-coordinator, or give --coordinator ADDR or QLORA_URL".into()
             }
-            Self::Trouble { message, .. } if message.starts_with(STANDBY) => {
+            Self::Trouble { message, .. } if message.starts_with(STANDBY) && message.contains(LED_BY) => {
                 "give --coordinator the leader's address, or with commas those of all coordinators of its database".into()
             }
             Self::Trouble { .. } => {
