@@ -159,9 +159,10 @@ impl<S: JobStore> WorkerService for Services<S> {
         let digest = artifact.digest.parse().map_err(CallError::Digest)?;
         let missing =
             || Status::failed_precondition(format!("artifact {digest} has not been uploaded"));
-        // From the look until it is durable that the job has it. The worker has sent it or was told of
-        // it, and nobody else is told by this: checkpoints go as soon as newer ones come.
-        let _claim = self.artifacts.claim(&digest).ok_or_else(missing)?;
+        // From the look until it is durable that the job has it, whether or not the worker waits. It
+        // has sent it or was told of it, and nobody else is told by this: checkpoints go as soon as
+        // newer ones come.
+        let claim = self.artifacts.claim(&digest).ok_or_else(missing)?;
         let stat = self
             .artifacts
             .look(&digest)
@@ -176,13 +177,17 @@ impl<S: JobStore> WorkerService for Services<S> {
                 stat.size, artifact.size
             )));
         }
-        self.driver
-            .event(Event::Commit {
+        let driver = self.driver.clone();
+        let committing = tokio::spawn(async move {
+            let _claim = claim;
+            let commit = Event::Commit {
                 session,
                 token,
                 artifact,
-            })
-            .await?;
+            };
+            driver.event(commit).await
+        });
+        committing.await.map_err(|_| CallError::Stopping)??;
         Ok(Response::new(CommitArtifactResponse {}))
     }
 
