@@ -286,7 +286,7 @@ impl Transaction<'_> {
             "INSERT INTO journal (unix_ms, job, worker, kind, text, who, origin, act) VALUES",
             "",
         );
-        let mut numbered = Vec::with_capacity(entries.len());
+        let mut numbers = Vec::with_capacity(entries.len());
         for piece in pieces(&entries) {
             let mut query = sqlx::query::<Sqlite>(statement(around, 8, piece.len()));
             for entry in piece {
@@ -307,14 +307,12 @@ impl Transaction<'_> {
                 .map_err(not_written(self.folder))?;
             // Rows of one statement are numbered one after another.
             let first = result.last_insert_rowid() as u64 + 1 - piece.len() as u64;
-            let entry = |(seq, entry): (u64, &JournalEntry)| JournalEntry {
-                seq,
-                ..entry.clone()
-            };
-            numbered.extend((first..).zip(piece).map(entry));
+            numbers.extend((first..).take(piece.len()));
         }
-        let numbers = numbered.iter().map(|entry| entry.seq);
-        let until = numbers.filter_map(|seq| self.bounds.cut_journal(seq)).max();
+        let cuts = numbers
+            .iter()
+            .filter_map(|&seq| self.bounds.cut_journal(seq));
+        let until = cuts.max();
         if let Some(until) = until {
             // No index is needed: before `until` little more lies than what the bound lets stay.
             sqlx::query(TRIM_JOURNAL)
@@ -325,7 +323,8 @@ impl Transaction<'_> {
                 .await
                 .map_err(not_written(self.folder))?;
         }
-        Ok(numbered)
+        let numbered = |(seq, entry)| JournalEntry { seq, ..entry };
+        Ok(numbers.into_iter().zip(entries).map(numbered).collect())
     }
 
     /// Makes the next revision of `made`'s name; the newest one, and false, where its text is the
