@@ -290,7 +290,10 @@ impl<S: JobStore> Driver<S> {
     ) -> Response {
         let now = now();
         let (response, effects) = self.engine.handle(now, event);
-        if let Response::Batch { job, is_new: true } = response {
+        if let Response::Batch {
+            job, is_new: true, ..
+        } = response
+        {
             batch.writes.extend(records.writes(job));
         }
         for effect in effects {

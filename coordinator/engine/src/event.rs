@@ -144,6 +144,8 @@ pub enum Response {
     Batch {
         job: JobId,
         is_new: bool,
+        /// Milliseconds for which the attempt is asked to gather before its next batch.
+        gather: u64,
     },
     Refused(Refusal),
 }

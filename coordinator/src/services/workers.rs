@@ -130,7 +130,8 @@ impl<S: JobStore> WorkerService for Services<S> {
             lines: lines.map(|line| convert::log_in(line, token)).collect(),
         };
         let progress = request.progress.map(|p| Box::new(convert::progress_in(p)));
-        self.driver
+        let taken = self
+            .driver
             .event_with(
                 Event::Report {
                     session,
@@ -141,7 +142,13 @@ impl<S: JobStore> WorkerService for Services<S> {
                 records,
             )
             .await?;
-        Ok(Response::new(ReportResponse {}))
+        let gather = match taken {
+            domain::Response::Batch { gather, .. } => gather,
+            _ => 0,
+        };
+        Ok(Response::new(ReportResponse {
+            gather_ms: u32::try_from(gather).unwrap_or(u32::MAX),
+        }))
     }
 
     async fn commit_artifact(

@@ -7,7 +7,7 @@ cargo bench -p qlora-tests -- [MODE] [NAME=NUMBER...]
   stamp     jobs=5000 workers=4 submitters=8 single=300
             the same with a process for each job, which notes when it began
   fleet     workers=1000 seconds=60
-            connected workers, each of which runs a job and reports one step a second
+            connected workers, each of which runs a job that makes a step a second
   finished  jobs=100000 lists=50
             a coordinator that starts over ended jobs: time, lists, memory
   engine    most=10000 times=500

@@ -1,7 +1,8 @@
-//! Connected workers, each of which runs a job and reports one step a second.
+//! Connected workers, each of which runs a job that makes a step a second.
 //!
-//! A report is due at its own second, whenever the one before was answered. Where the coordinator
-//! cannot keep up, reports become late, and the table says how many were never made.
+//! They report as a real worker does: steps gather for as long as the coordinator asks, and then
+//! travel together. A step is due at its own second, whether or not the report before was answered.
+//! Where the coordinator cannot keep up, steps become late, and the table says how many it never got.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,7 +13,6 @@ use qlora_proto::{MetricPoint, Progress, ReportRequest};
 use qlora_tests::World;
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::MissedTickBehavior;
 
 use crate::arguments::Fleet;
 use crate::process::{cpu, hold, memory};
@@ -23,6 +23,8 @@ use crate::worker::{Worker, submit};
 const COMING: usize = 64;
 /// Seconds between two lines of JSON.
 const LINE: u64 = 10;
+/// As of a real worker.
+const GATHER: Duration = Duration::from_millis(200);
 
 pub async fn run(wanted: Fleet, report: &mut Report) {
     hold(wanted.workers as u64 + 256);
@@ -86,23 +88,32 @@ struct Reporter {
     token: u64,
     until: Instant,
     failed: Arc<AtomicU64>,
+    /// How late each step arrived.
     acknowledged: mpsc::UnboundedSender<Duration>,
 }
 
 impl Reporter {
     async fn run(mut self, first: Duration) {
-        let start = tokio::time::Instant::now() + first;
-        let mut seconds = tokio::time::interval_at(start, Duration::from_secs(1));
-        seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        for step in 1.. {
-            let due = seconds.tick().await.into_std();
-            if due >= self.until {
+        let start = Instant::now() + first;
+        let due = |step: u64| start + Duration::from_secs(step - 1);
+        let (mut next, mut gather) = (1, GATHER);
+        for batch in 1.. {
+            if due(next) >= self.until {
                 break;
             }
-            let request = request(self.worker.session, self.token, step);
+            tokio::time::sleep_until((due(next) + gather).into()).await;
+            let by = Instant::now().min(self.until);
+            let steps: Vec<u64> = (next..).take_while(|&step| due(step) < by).collect();
+            next += steps.len() as u64;
+            let request = request(self.worker.session, self.token, batch, &steps);
             match self.worker.client.workers.report(request).await {
-                // A report that had to wait for the one before it is as late as a person sees it.
-                Ok(_) => drop(self.acknowledged.send(due.elapsed())),
+                Ok(answer) => {
+                    let asked = Duration::from_millis(answer.into_inner().gather_ms.into());
+                    gather = asked.max(GATHER);
+                    for step in steps {
+                        let _ = self.acknowledged.send(due(step).elapsed());
+                    }
+                }
                 Err(_) => drop(self.failed.fetch_add(1, Relaxed)),
             }
         }
@@ -110,34 +121,41 @@ impl Reporter {
     }
 }
 
-fn request(session: u64, token: u64, step: u64) -> ReportRequest {
-    let loss = 2.0 / (step as f64).sqrt();
-    let values = [("loss", loss), ("learning_rate", 2e-4), ("grad_norm", 0.7)];
-    let point = MetricPoint {
-        seq: 0,
-        step,
-        unix_ms: 0,
-        values: values.map(|(name, value)| (name.to_owned(), value)).into(),
+fn request(session: u64, token: u64, batch: u64, steps: &[u64]) -> ReportRequest {
+    let loss = |step: u64| 2.0 / (step as f64).sqrt();
+    let point = |&step: &u64| {
+        let values = [
+            ("loss", loss(step)),
+            ("learning_rate", 2e-4),
+            ("grad_norm", 0.7),
+        ];
+        MetricPoint {
+            seq: 0,
+            step,
+            unix_ms: 0,
+            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
+        }
     };
+    let newest = steps.last().copied().unwrap_or(1);
     let progress = Progress {
         phase: "training".into(),
-        step,
+        step: newest,
         steps: 1_000_000,
-        loss: Some(loss),
+        loss: Some(loss(newest)),
         tokens_per_second: Some(900.0),
         ..Progress::default()
     };
     ReportRequest {
         session,
         token,
-        batch: step,
-        metrics: vec![point],
+        batch,
+        metrics: steps.iter().map(point).collect(),
         logs: Vec::new(),
         progress: Some(progress),
     }
 }
 
-/// Takes the times of reports until all reporters have ended.
+/// Takes the times of steps until all reporters have ended.
 async fn measure(
     wanted: &Fleet,
     pid: u32,
@@ -172,23 +190,19 @@ async fn measure(
     all.retain(|stretch| !stretch.is_empty());
     let made: usize = all.iter().map(Vec::len).sum();
     let due = wanted.workers as f64 * wanted.seconds as f64;
-    report.row("reports acknowledged", made as f64, "");
-    report.row("reports never made", (due - made as f64).max(0.0), "");
+    report.row("steps acknowledged", made as f64, "");
+    report.row("steps that never arrived", (due - made as f64).max(0.0), "");
     let seconds = begin.elapsed().as_secs_f64();
     let took = cpu(pid) - before;
     report.row("CPU", took / seconds, "cores");
-    report.row(
-        "CPU time a report",
-        took * 1000.0 / made.max(1) as f64,
-        "ms",
-    );
+    report.row("CPU time a step", took * 1000.0 / made.max(1) as f64, "ms");
     report.row("memory, most", most.max(memory(pid)), "MiB");
     // A queue that grows shows as a last stretch that is slower than the first.
     if let Some(first) = all.first_mut() {
-        report.percentiles("a report, first 10 s", first);
+        report.percentiles("a step, first 10 s", first);
     }
     if let Some(last) = all.last_mut() {
-        report.percentiles("a report, last 10 s", last);
+        report.percentiles("a step, last 10 s", last);
     }
 }
 
@@ -196,7 +210,7 @@ fn tell(report: &Report, second: Duration, stretch: &mut [Duration], memory: f64
     stretch.sort_unstable();
     report.line(&json!({
         "second": second.as_secs(),
-        "reports": stretch.len(),
+        "steps": stretch.len(),
         "p50_ms": at(stretch, 0.5),
         "p99_ms": at(stretch, 0.99),
         "memory_mib": memory,

@@ -27,7 +27,7 @@ use super::progress::Entry;
 use qlora_client::Client;
 use qlora_client::retry::{Verdict, judge, until_answered};
 
-/// Things that gather within this time travel together.
+/// Things that gather within this time travel together; a coordinator of many attempts asks for more.
 const GATHER: Duration = Duration::from_millis(200);
 /// A coordinator that takes nothing for so long is away.
 const AWAY: Duration = Duration::from_secs(5);
@@ -47,6 +47,8 @@ pub struct Outbox {
     empty: Notify,
     /// A batch has arrived, or none will any more.
     arrived: Notify,
+    /// Somebody waits for what there is.
+    wanted: Notify,
 }
 
 impl Outbox {
@@ -79,32 +81,41 @@ impl Outbox {
 
     /// Sends batches until the attempt is over; never ends otherwise.
     pub async fn deliver(self: Arc<Self>, client: Client, sender: Sender) {
+        let mut gather = GATHER;
         loop {
             let Some(batch) = self.pending().next() else {
                 self.empty.notify_waiters();
                 self.news.notified().await;
-                tokio::time::sleep(GATHER).await;
+                self.gather(gather).await;
                 continue;
             };
             let batch = ReportRequest {
                 token: sender.token,
                 ..batch
             };
-            if !send(&client, &sender.session, batch).await {
+            let Some(asked) = send(&client, &sender.session, batch).await else {
                 self.pending().refuse();
                 self.empty.notify_waiters();
                 self.arrived.notify_waiters();
                 return;
-            }
+            };
+            gather = asked.max(GATHER);
             self.pending().delivered();
             self.arrived.notify_waiters();
         }
+    }
+
+    /// Lets more come, until somebody waits for what there is.
+    async fn gather(&self, time: Duration) {
+        // To be woken without need costs one small batch.
+        let _ = tokio::time::timeout(time, self.wanted.notified()).await;
     }
 
     /// Waits until the coordinator has all that was added before this call, whatever comes
     /// meanwhile; false where it refuses this attempt.
     pub async fn told(&self) -> bool {
         let last = self.pending().number_all();
+        self.wanted.notify_one();
         loop {
             let arrived = self.arrived.notified();
             {
@@ -166,6 +177,7 @@ impl Outbox {
 
     /// Waits until everything is delivered; false where the coordinator refuses this attempt.
     pub async fn flush(&self) -> bool {
+        self.wanted.notify_one();
         loop {
             let empty = self.empty.notified();
             {
@@ -187,8 +199,9 @@ impl Outbox {
     }
 }
 
-/// Sends one batch until it is taken; false where the attempt is over.
-async fn send(client: &Client, session: &Current, mut batch: ReportRequest) -> bool {
+/// Sends one batch until it is taken, and returns for how long the next one gathers; none where the
+/// attempt is over.
+async fn send(client: &Client, session: &Current, mut batch: ReportRequest) -> Option<Duration> {
     let workers = client.workers.clone();
     let taken = until_answered(|| {
         let mut client = workers.clone();
@@ -196,16 +209,20 @@ async fn send(client: &Client, session: &Current, mut batch: ReportRequest) -> b
         let request = batch.clone();
         async move { client.report(request).await }
     });
-    let Err(status) = taken.await else {
-        return true;
+    let status = match taken.await {
+        Ok(taken) => {
+            let asked = taken.into_inner().gather_ms;
+            return Some(Duration::from_millis(asked.into()));
+        }
+        Err(status) => status,
     };
     if judge(&status) == Verdict::Over {
         tracing::warn!("reports are refused: {}", status.message());
-        return false;
+        return None;
     }
     // The next one may be taken; a run does not end for a line that cannot be told.
     tracing::error!("a report is refused and left out: {}", status.message());
-    true
+    Some(GATHER)
 }
 
 #[cfg(test)]
@@ -214,6 +231,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use qlora_proto::{LogLevel, Sample};
+    use tokio::time::Instant;
 
     use super::*;
     use crate::agent::progress::line;
@@ -231,6 +249,35 @@ mod tests {
         assert!(!outbox.is_stuck() && outbox.pending().sent().is_some());
         outbox.pending().delivered();
         assert!(outbox.pending().sent().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_gathers_is_sent_once_somebody_waits_for_it() {
+        let outbox = Outbox::default();
+        outbox.log(line(LogLevel::Info, "x".into()));
+        let (begin, long) = (Instant::now(), Duration::from_secs(10));
+        outbox.gather(long).await;
+        assert_eq!(begin.elapsed(), long, "nobody waits");
+        for asked in [true, false] {
+            let begin = Instant::now();
+            let waits = async {
+                match asked {
+                    true => outbox.flush().await,
+                    false => outbox.told().await,
+                }
+            };
+            let sends = async {
+                outbox.gather(long).await;
+                outbox.pending().next().expect("a batch");
+                outbox.pending().delivered();
+                outbox.empty.notify_waiters();
+                outbox.arrived.notify_waiters();
+            };
+            // Whoever waits is asked first.
+            let (sent, ()) = tokio::join!(waits, sends);
+            assert!(sent && begin.elapsed() < GATHER);
+            outbox.log(line(LogLevel::Info, "y".into()));
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ impl Engine {
         effects: &mut Effects,
     ) -> Result<Response, Refusal> {
         let token = by.1;
+        let gather = self.limits.gather(self.running.len());
         let (job, rank) = self.current(by)?;
         let id = job.id;
         let known = job
@@ -65,6 +66,7 @@ impl Engine {
             return Ok(Response::Batch {
                 job: id,
                 is_new: false,
+                gather,
             });
         }
         *known = batch;
@@ -90,6 +92,7 @@ impl Engine {
         Ok(Response::Batch {
             job: id,
             is_new: true,
+            gather,
         })
     }
 

@@ -19,6 +19,18 @@ pub struct Limits {
     pub max_running_per_user: Option<u64>,
     /// Jobs of one owner that wait at one time: one more is not taken.
     pub max_queued_per_user: Option<u64>,
+    /// Reports a second that all attempts together are asked for, about.
+    pub reports_per_second: u64,
+}
+
+impl Limits {
+    /// Milliseconds for which an attempt gathers what it has to report, where `running` attempts
+    /// report. However many they are, the coordinator has the same work, and each of their points
+    /// arrives. It stays below half a lease: what gathers is gone with a worker.
+    pub(crate) fn gather(self, running: usize) -> u64 {
+        let share = running as u64 * 1000 / self.reports_per_second.max(1);
+        share.min(self.lease / 2)
+    }
 }
 
 impl Default for Limits {
@@ -32,6 +44,19 @@ impl Default for Limits {
             max_lost: 6,
             max_running_per_user: None,
             max_queued_per_user: None,
+            reports_per_second: 1_000,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_share_the_reports_of_a_second_and_gather_for_half_a_lease_at_most() {
+        let limits = Limits::default();
+        let gathers = [0, 1, 200, 10_000, 1_000_000].map(|running| limits.gather(running));
+        assert_eq!(gathers, [0, 1, 200, 10_000, 15_000]);
     }
 }

@@ -205,9 +205,20 @@ fn losing_one_of_two_gives_the_job_back_and_both_reports_are_numbered_apart() {
         };
         assert_eq!(
             world.handle(report.clone()),
-            Response::Batch { job, is_new: true }
+            Response::Batch {
+                job,
+                is_new: true,
+                gather: 1
+            }
         );
-        assert_eq!(world.handle(report), Response::Batch { job, is_new: false });
+        assert_eq!(
+            world.handle(report),
+            Response::Batch {
+                job,
+                is_new: false,
+                gather: 1
+            }
+        );
     }
     let c = world.register("c", "3");
     let stranger = Event::Report {

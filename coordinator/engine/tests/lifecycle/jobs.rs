@@ -197,17 +197,31 @@ fn a_repeated_batch_is_acknowledged_and_not_new() {
         batch,
         progress: None,
     };
+    // One attempt of the thousand that report once a second.
+    let gather = 1;
     assert_eq!(
         world.handle(report(1)),
-        Response::Batch { job, is_new: true }
+        Response::Batch {
+            job,
+            is_new: true,
+            gather
+        }
     );
     assert_eq!(
         world.handle(report(1)),
-        Response::Batch { job, is_new: false }
+        Response::Batch {
+            job,
+            is_new: false,
+            gather
+        }
     );
     assert_eq!(
         world.handle(report(2)),
-        Response::Batch { job, is_new: true }
+        Response::Batch {
+            job,
+            is_new: true,
+            gather
+        }
     );
 }
 
