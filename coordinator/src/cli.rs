@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use qlora_store::{ArtifactPlace, Database, StoreError};
 
 use crate::doors;
@@ -150,6 +150,45 @@ pub enum Command {
         #[arg(value_parser = worker_name)]
         name: String,
     },
+    /// Copy the state folder to FOLDER, also while a coordinator serves it.
+    ///
+    /// The copy is a state folder itself, of one moment. Artifacts that FOLDER has from an earlier
+    /// backup are not copied again. Jobs in PostgreSQL are not in it: pg_dump copies those.
+    Backup {
+        /// Folder for the copy; it is made where it is missing
+        folder: PathBuf,
+    },
+    /// Move all jobs from the state folder to a PostgreSQL database that holds none.
+    ///
+    /// No coordinator may serve either meanwhile. Workers that train go on, and find the coordinator
+    /// that is started with the new database. The old one is kept as qlora.db.moved.
+    Move(ServerUrl),
+}
+
+/// A PostgreSQL database that has to be given.
+#[derive(Debug, Args)]
+pub struct ServerUrl {
+    /// The database, such as postgres://USER:PASSWORD@HOST:5432/NAME
+    #[arg(
+        long,
+        env = "QLORA_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    database: DatabaseUrl,
+
+    /// Take a server on another machine that does not have to show who it is, as the `sslmode` of
+    /// its URL says: whoever is on the way may read and change everything
+    #[arg(long)]
+    insecure_database: bool,
+}
+
+impl ServerUrl {
+    /// # Errors
+    /// What is given names no database.
+    pub fn database(&self, lease: Duration) -> Result<Database, StoreError> {
+        self.database.open(self.insecure_database, lease)
+    }
 }
 
 /// A name that is a file's as well.
@@ -169,6 +208,13 @@ fn worker_name(text: &str) -> Result<String, String> {
 /// parser of the command line would repeat one that it refuses.
 #[derive(Clone)]
 pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    fn open(&self, is_insecure: bool, lease: Duration) -> Result<Database, StoreError> {
+        let database = Database::new(&self.0, is_insecure)?;
+        Ok(database.answering_within(statement_limit(lease)))
+    }
+}
 
 impl FromStr for DatabaseUrl {
     type Err = Infallible;
@@ -262,11 +308,10 @@ impl Cli {
     /// # Errors
     /// What is given names none.
     pub fn database(&self) -> Result<Option<Database>, StoreError> {
-        let Some(DatabaseUrl(url)) = &self.database else {
-            return Ok(None);
-        };
-        let database = Database::new(url, self.insecure_database)?;
-        Ok(Some(database.answering_within(statement_limit(self.lease))))
+        let given = self.database.as_ref();
+        given
+            .map(|url| url.open(self.insecure_database, self.lease))
+            .transpose()
     }
 
     /// The name by which others are told to call: the first that was allowed, else that of this

@@ -44,6 +44,11 @@ pub enum StartError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("the backup {path} cannot be written: {source}")]
+    Backup {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{0}")]
     Serve(std::io::Error),
 }
@@ -60,6 +65,7 @@ impl StartError {
             Self::Store(fault) => fault.code(),
             Self::Artifacts(fault) => fault.code(),
             Self::Telemetry(fault) => fault.code(),
+            Self::Backup { source, .. } => Code::of_file(source),
             Self::AddressFile { .. } | Self::Serve(_) => Code::Serve,
         }
     }
@@ -97,10 +103,16 @@ impl StartError {
                 | StoreError::Unverified { .. }
                 | StoreError::Deposed { .. }
                 | StoreError::ServerFull { .. }
-                | StoreError::ServerDamaged { .. },
+                | StoreError::ServerDamaged { .. }
+                | StoreError::NoState { .. }
+                | StoreError::Taken { .. }
+                | StoreError::Led { .. },
             ) => return None,
             Self::Store(fault) => store_help(fault).into(),
             Self::Artifacts(fault) => artifact_help(fault),
+            Self::Backup { .. } => {
+                "name a folder that this user can write, on a disk with room".into()
+            }
             Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => return None,
         })
     }
@@ -126,9 +138,11 @@ impl StartError {
                 | StoreError::DatabaseOption { .. }
                 | StoreError::Unverified { .. },
             ) => 2,
-            Self::Store(StoreError::InUse { .. }) => 5,
+            Self::Store(
+                StoreError::InUse { .. } | StoreError::Taken { .. } | StoreError::Led { .. },
+            ) => 5,
             Self::Store(StoreError::Deposed { .. }) => 6,
-            Self::Store(_) | Self::Artifacts(_) => 3,
+            Self::Store(_) | Self::Artifacts(_) | Self::Backup { .. } => 3,
             Self::Bind { .. } => 4,
             Self::Telemetry(_) | Self::AddressFile { .. } | Self::Serve(_) => 1,
         })
@@ -269,7 +283,11 @@ fn store_code(fault: &StoreError) -> GrpcCode {
         | StoreError::Unwritable { .. }
         | StoreError::NoDatabase { .. }
         | StoreError::DatabaseOption { .. }
-        | StoreError::Unverified { .. } => GrpcCode::Internal,
+        | StoreError::Unverified { .. }
+        // Of commands, which nobody calls.
+        | StoreError::NoState { .. }
+        | StoreError::Taken { .. }
+        | StoreError::Led { .. } => GrpcCode::Internal,
         StoreError::Folder { .. }
         | StoreError::ServerFull { .. }
         | StoreError::Deposed { .. }

@@ -29,17 +29,20 @@ mod services;
 mod sessions;
 pub mod simulated;
 mod standby;
+mod state_commands;
 mod tls;
 mod tls_commands;
 mod tokens;
 mod usage;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use rustls::crypto::ring;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
+use crate::error::StartError;
 
 /// Runs the program by its command line: a command, else the coordinator until a signal stops it.
 pub async fn run() -> ExitCode {
@@ -47,7 +50,7 @@ pub async fn run() -> ExitCode {
     let _ = ring::default_provider().install_default();
     let mut cli = Cli::parse();
     let done = match cli.command.take() {
-        Some(command) => tls_commands::run(&cli, &command),
+        Some(command) => carry_out(&cli, &command).await,
         None => serve::run(cli).await,
     };
     match done {
@@ -57,6 +60,18 @@ pub async fn run() -> ExitCode {
             e.exit_code()
         }
     }
+}
+
+/// Carries `command` out, and tells what it did.
+async fn carry_out(cli: &Cli, command: &Command) -> Result<(), StartError> {
+    let text = match command {
+        Command::Init { host } => tls_commands::init(cli, host)?,
+        Command::Certify { name } => tls_commands::certify(cli, name)?,
+        Command::Backup { folder } => state_commands::back_up(cli, folder).await?,
+        Command::Move(server) => state_commands::move_jobs(cli, server).await?,
+    };
+    let told = std::io::stdout().write_all(text.as_bytes());
+    told.map_err(StartError::Serve)
 }
 
 #[cfg(test)]

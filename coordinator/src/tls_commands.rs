@@ -1,33 +1,20 @@
 //! The commands that prepare TLS, and what they tell the person to do with the files.
 
-use std::io::Write;
-use std::path::Path;
-
 use qlora_access::Token;
 
-use crate::cli::{Cli, Command};
+use crate::cli::Cli;
 use crate::error::StartError;
 use crate::tls::{self, Folder};
 
 /// Names and addresses that a certificate of the coordinator always has.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Carries `command` out.
+/// Makes a CA, a certificate and the first token; what to tell of them.
 ///
 /// # Errors
 /// Something is there already, or cannot be written.
-pub fn run(cli: &Cli, command: &Command) -> Result<(), StartError> {
-    let state = cli.state_folder().ok_or(StartError::NoStateFolder)?;
-    let text = match command {
-        Command::Init { host } => init(&state, host)?,
-        Command::Certify { name } => certify(&state, name)?,
-    };
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(StartError::Serve)
-}
-
-fn init(state: &Path, given: &[String]) -> Result<String, StartError> {
+pub fn init(cli: &Cli, given: &[String]) -> Result<String, StartError> {
+    let state = &cli.state_folder().ok_or(StartError::NoStateFolder)?;
     let folder = Folder::of(state);
     let own = LOOPBACK.map(str::to_owned).into_iter();
     let mut hosts: Vec<String> = own.chain(qlora_access::names()).collect();
@@ -56,7 +43,12 @@ fn init(state: &Path, given: &[String]) -> Result<String, StartError> {
     ))
 }
 
-fn certify(state: &Path, name: &str) -> Result<String, StartError> {
+/// Makes a certificate for the worker `name`; what to tell of it.
+///
+/// # Errors
+/// There is no CA, there is one already, or it cannot be written.
+pub fn certify(cli: &Cli, name: &str) -> Result<String, StartError> {
+    let state = &cli.state_folder().ok_or(StartError::NoStateFolder)?;
     let folder = Folder::of(state);
     let own = tls::certify(&folder, name)?;
     let ca = folder.ca().certificate;

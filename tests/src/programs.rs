@@ -210,6 +210,12 @@ impl World {
             start_coordinator(self.folder.path(), &self.listen, &self.args, &self.env);
     }
 
+    /// Starts the coordinator again with the arguments `args`, on the same address and state.
+    pub fn restart_coordinator_with(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self.restart_coordinator();
+    }
+
     /// Starts another coordinator with the same arguments and the same state folder; gives its
     /// address.
     pub fn another_coordinator(&self, name: &str) -> (Program, String) {

@@ -91,7 +91,7 @@ codes! {
     NoStateFolder = "Q0408",
         "Neither HOME nor --state-dir says where state may lie.";
     StateInUse = "Q0409",
-        "Two workers, or two coordinators, cannot share one state folder.";
+        "Two workers cannot share one state folder, and two coordinators neither one state folder nor, unless one waits for the other, one database.";
     CoordinatorTrouble = "Q0410",
         "The coordinator answers and has trouble of its own, such as a full disk. What it acknowledged is safe.";
     Certificate = "Q0411",

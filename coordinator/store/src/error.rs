@@ -53,6 +53,17 @@ pub enum StoreError {
         "the database {place} is damaged: {fault}; stop every coordinator and restore it from a backup"
     )]
     ServerDamaged { place: String, fault: String },
+    /// Nothing of a move is there.
+    #[error(
+        "the database {place} holds jobs, tokens or a journal of another coordinator; move to an empty one"
+    )]
+    Taken { place: String },
+    #[error("a coordinator runs on the database {place}; stop it first")]
+    Led { place: String },
+    #[error(
+        "the state folder {path} holds no database; give --state-dir that of a coordinator (pg_dump copies jobs in PostgreSQL)"
+    )]
+    NoState { path: PathBuf },
     /// Nothing of the transaction is there, and nothing is written any more.
     #[error(
         "this coordinator leads no longer on {place}: {fault}; start it again, and it waits as a standby"
@@ -73,7 +84,7 @@ impl StoreError {
     /// `qlora-ctl explain CODE` prints its meaning.
     pub fn code(&self) -> Code {
         match self {
-            Self::InUse { .. } => Code::StateInUse,
+            Self::InUse { .. } | Self::Taken { .. } | Self::Led { .. } => Code::StateInUse,
             Self::DiskFull { .. } | Self::ServerFull { .. } => Code::DiskFull,
             Self::Deposed { .. } => Code::Deposed,
             Self::NoDatabase { .. } | Self::DatabaseOption { .. } | Self::Unverified { .. } => {
@@ -91,6 +102,7 @@ impl StoreError {
             | Self::Newer { .. }
             | Self::Unreadable { .. }
             | Self::Unwritable { .. }
+            | Self::NoState { .. }
             | Self::NoConfig { .. } => Code::StateFolder,
         }
     }

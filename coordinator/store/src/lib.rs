@@ -12,6 +12,7 @@ mod artifacts;
 mod bounds;
 mod error;
 mod memory;
+mod moving;
 mod named;
 mod page;
 mod postgres;
@@ -19,6 +20,7 @@ mod records;
 mod rows;
 mod sqlite;
 mod start;
+mod tables;
 
 pub use artifacts::{
     ArtifactError, ArtifactPlace, ArtifactReader, ArtifactStat, ArtifactStore, BucketFault,
@@ -28,6 +30,7 @@ pub use artifacts::{
 pub use bounds::Bounds;
 pub use error::StoreError;
 pub use memory::MemoryStore;
+pub use moving::{Moved, move_all};
 pub use page::{JobQuery, Page};
 pub use postgres::{Campaign, Candidate, Database, PostgresStore};
 pub use records::{
@@ -35,3 +38,4 @@ pub use records::{
     Unreadable, Write,
 };
 pub use sqlite::SqliteStore;
+pub use tables::moved_columns;

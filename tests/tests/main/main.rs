@@ -48,6 +48,7 @@ mod runs;
 mod sabotage;
 mod sizes;
 mod snapshots;
+mod state_folder;
 mod tls;
 mod together;
 mod tokens;

@@ -13,6 +13,7 @@ mod jobs;
 mod leadership;
 mod migrate;
 mod store;
+mod take;
 mod writer;
 mod writes;
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use qlora_engine::{Job, JobId};
+use sqlx::postgres::PgPool;
 
 use super::database::{Database, PATIENCE, Readers, within};
 use super::fault::not_read;
 use super::jobs;
 use super::leadership::{Leadership, Watched};
-use super::writer::Writer;
+use super::writer::{Transaction, Writer};
 use super::writes::writable;
 use crate::bounds::Bounds;
 use crate::error::StoreError;
@@ -61,12 +62,20 @@ impl PostgresStore {
         self.leadership.lost().await
     }
 
+    pub(super) async fn begin(&self) -> Result<Transaction<'_>, StoreError> {
+        self.writer.begin().await
+    }
+
+    pub(super) fn readers(&self) -> &PgPool {
+        &self.readers.pool
+    }
+
     fn unread(&self, source: sqlx::Error) -> StoreError {
         not_read(&self.database)(source)
     }
 
     /// What the server answers to one statement that reads.
-    async fn read<T>(
+    pub(super) async fn read<T>(
         &self,
         asked: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {

@@ -17,10 +17,11 @@ use qlora_engine::{Job, JobId};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{ConnectOptions, Row};
 
 use self::writer::Writer;
 use crate::bounds::Bounds;
-use crate::error::{DATABASE, StoreError, not_read};
+use crate::error::{DATABASE, StoreError, not_read, not_written};
 use crate::named::{Named, mark_told};
 use crate::page::{JobQuery, Page};
 use crate::records::{
@@ -28,6 +29,7 @@ use crate::records::{
     Unreadable, Write,
 };
 use crate::rows;
+use crate::tables::Identity;
 
 /// The database `qlora.db` in a state folder.
 pub struct SqliteStore {
@@ -46,6 +48,15 @@ impl SqliteStore {
     /// The folder cannot be written, another process uses it, or the database is damaged.
     pub async fn open(folder: &Path) -> Result<Self, StoreError> {
         Self::open_within(folder, Bounds::default()).await
+    }
+
+    /// As [`Self::open`], where there has to be a database.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`], and [`StoreError::NoState`].
+    pub async fn open_existing(folder: &Path) -> Result<Self, StoreError> {
+        has_state(folder)?;
+        Self::open(folder).await
     }
 
     /// As [`Self::open`], with other bounds of what is kept.
@@ -91,7 +102,65 @@ impl SqliteStore {
         })
     }
 
-    fn unread(&self, source: sqlx::Error) -> StoreError {
+    /// Which coordinator it is.
+    pub(crate) async fn identity(&self) -> Result<Identity, StoreError> {
+        let row = sqlx::query("SELECT id, job, token FROM identity CROSS JOIN counters")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|e| self.unread(e))?;
+        let read = |e| self.unread(e);
+        Ok(Identity {
+            id: row.try_get("id").map_err(read)?,
+            greatest: (
+                row.try_get("job").map_err(read)?,
+                row.try_get("token").map_err(read)?,
+            ),
+        })
+    }
+
+    pub(crate) fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// Writes a copy of the database in the state folder `folder` to the file `to`, which must not be
+    /// there. A coordinator may use it meanwhile: the copy is of one moment.
+    ///
+    /// # Errors
+    /// There is no database, or it cannot be read or copied.
+    pub async fn back_up(folder: &Path, to: &Path) -> Result<(), StoreError> {
+        has_state(folder)?;
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join(DATABASE))
+            .read_only(true);
+        let mut connection = options.connect().await.map_err(not_read(folder))?;
+        sqlx::query("VACUUM INTO ?")
+            .bind(to.to_string_lossy())
+            .execute(&mut connection)
+            .await
+            .map_err(not_written(folder))?;
+        Ok(())
+    }
+
+    /// Gives the database another name, under which no coordinator looks for it; the file.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub async fn set_aside(self) -> Result<PathBuf, StoreError> {
+        let from = self.folder.join(DATABASE);
+        let to = self.folder.join(format!("{DATABASE}.moved"));
+        // What lies in the log goes into the file with the last connection.
+        self.readers.close().await;
+        self.writer.close().await?;
+        fs::rename(&from, &to)
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .map_err(|source| StoreError::Folder {
+                path: self.folder.clone(),
+                source,
+            })?;
+        Ok(to)
+    }
+
+    pub(crate) fn unread(&self, source: sqlx::Error) -> StoreError {
         not_read(&self.folder)(source)
     }
 
@@ -107,6 +176,15 @@ impl SqliteStore {
             .map_err(|e| self.unread(e))?;
         mark_told(&rows, unreadable);
         Ok(())
+    }
+}
+
+fn has_state(folder: &Path) -> Result<(), StoreError> {
+    match folder.join(DATABASE).is_file() {
+        true => Ok(()),
+        false => Err(StoreError::NoState {
+            path: folder.into(),
+        }),
     }
 }
 

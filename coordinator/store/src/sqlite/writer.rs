@@ -95,6 +95,20 @@ impl Writer {
         })
     }
 
+    /// Closes every connection.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let State {
+            connection,
+            witness,
+            ..
+        } = self.state.into_inner();
+        for connection in witness.into_iter().chain(connection) {
+            let closed = connection.close().await;
+            closed.map_err(not_written(&self.folder))?;
+        }
+        Ok(())
+    }
+
     /// A connection that shows everything that was acknowledged.
     async fn connect(&self, state: &mut State) -> Result<SqliteConnection, StoreError> {
         let mut connection = self
