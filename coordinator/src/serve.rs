@@ -136,9 +136,9 @@ async fn among_others(setup: &Start, database: Database) -> Result<(), StartErro
     let bound = bind_address(setup).await?;
     let advertised = setup.cli.advertised(bound.address);
     let candidate = Candidate::new(database);
-    let accepts = |owner: &Owner| {
-        let artifacts = setup.cli.artifacts.as_ref();
-        Ok(artifacts::check(artifacts, &setup.folder, owner)?)
+    let accepts = async |owner: Owner| {
+        let place = setup.cli.artifacts.as_ref();
+        artifacts::check(place, &setup.folder, owner).await
     };
     let listening = listening(setup, &bound);
     let waiting = standby::wait(candidate, listening, &advertised, accepts, &mut stop);

@@ -2,7 +2,7 @@
 //! needs. The backends know how bytes lie in a folder or in a bucket.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,13 +62,16 @@ impl ArtifactStore {
         Ok(Self::on(Backend::Folder(Arc::new(folder))))
     }
 
-    /// As [`Self::open`] judges whether `folder` can be `owner`'s, for somebody who may open it
-    /// later; changes nothing.
+    /// Whether `folder` is where the leader keeps the artifacts of `owner`, for somebody who waits to
+    /// open it as the next leader; changes nothing.
     ///
     /// # Errors
-    /// The folder is another's, it lacks the artifacts of `owner`, or it cannot be read.
-    pub fn check(folder: &Path, owner: &Owner) -> Result<(), ArtifactError> {
-        check(folder, owner).map(drop)
+    /// The folder is another's, it lacks the artifacts of `owner`, or it cannot be read; or it is
+    /// [`ArtifactError::Unmarked`], and may be the leader's own or not.
+    pub async fn check(folder: PathBuf, owner: Owner) -> Result<(), ArtifactError> {
+        let path = folder.clone();
+        let ended = on_thread(move || check(&folder, &owner)).await;
+        ended.map_err(|e| at(&path)(std::io::Error::other(e)))?
     }
 
     /// Opens the store in the bucket at `place`, by the `AWS_*` ones of `variables`, marks it as

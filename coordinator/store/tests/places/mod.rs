@@ -146,6 +146,20 @@ impl Place {
         String::from_utf8(bytes.to_vec()).expect("a text")
     }
 
+    /// Writes the mark, as a person does.
+    pub async fn set_mark(&self, text: &str) {
+        let Some(place) = &self.bucket else {
+            let path = self.folder.path().join("qlora-owner");
+            return fs::write(path, text).expect("a mark");
+        };
+        let key = format!("{}/qlora-owner", place.prefix).into();
+        let put = Server::get()
+            .client()
+            .put(&key, text.to_owned().into())
+            .await;
+        put.expect("a mark");
+    }
+
     /// Takes the mark away, as a place of an earlier version has none.
     pub async fn unmark(&self) {
         let Some(place) = &self.bucket else {

@@ -77,12 +77,12 @@ impl Bucket {
     async fn take(&self, owner: &Owner) -> Result<(), ArtifactError> {
         let key = self.root.clone().join(MARK);
         let shown = format!("s3://{}/{key}", self.place.bucket);
-        if let Some(mark) = self.mark(&key).await? {
-            return owner.takes(&shown, &mark);
-        }
         let first = self.client.list(Some(&self.shelves())).next().await;
-        let first = first.transpose().map_err(|e| self.failed(&e))?;
-        owner.adopts(&shown, first.is_none())?;
+        let is_empty = first.transpose().map_err(|e| self.failed(&e))?.is_none();
+        if let Some(mark) = self.mark(&key).await? {
+            return owner.takes(&shown, &mark, is_empty);
+        }
+        owner.adopts(&shown, is_empty)?;
         let put = self
             .client
             .put_opts(&key, owner.text().into(), PutMode::Create.into());
@@ -92,7 +92,7 @@ impl Bucket {
         }
         // Another coordinator may have come first.
         let mark = self.mark(&key).await?.unwrap_or_default();
-        owner.takes(&shown, &mark)
+        owner.takes(&shown, &mark, is_empty)
     }
 
     /// The bytes of the mark; none where there is none.
