@@ -273,6 +273,7 @@ fn store_code(fault: &StoreError) -> GrpcCode {
         StoreError::Folder { .. }
         | StoreError::ServerFull { .. }
         | StoreError::Deposed { .. }
+        | StoreError::Unheld { .. }
         | StoreError::InUse { .. }
         | StoreError::Read { .. }
         | StoreError::DiskFull { .. }

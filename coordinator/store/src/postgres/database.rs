@@ -19,8 +19,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 const MIGRATION: Duration = Duration::from_secs(600);
 
 /// What every session sets. The server notices within 4 s that a peer has vanished, and then gives
-/// its locks away; a transaction that nobody goes on with ends. A commit returns once it is on disk,
-/// whatever the server's own setting is.
+/// its locks away; a transaction that nobody goes on with for 3 s ends: longer than [`PATIENCE`], so that
+/// one that waits for an act can be kept. A commit returns once it is on disk, whatever the server's
+/// own setting is.
 const SETTINGS: [(&str, &str); 9] = [
     ("search_path", "qlora"),
     ("synchronous_commit", "on"),

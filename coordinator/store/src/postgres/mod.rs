@@ -9,6 +9,7 @@ mod candidate;
 mod database;
 mod fault;
 mod fill;
+mod holding;
 mod jobs;
 mod leadership;
 mod migrate;
