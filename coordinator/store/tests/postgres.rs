@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use common::{LIMIT, database, digest, entry, job, lead, leads, line, owner, point};
 use postgres::Postgres;
-use qlora_engine::{Artifact, ArtifactKind, JobId, JobState, Millis};
+use qlora_engine::JobId;
 use qlora_store::{
-    ArtifactStore, Bounds, Campaign, Candidate, JobStore, Owner, PostgresStore, StoreError,
-    TokenRecord, Write,
+    ArtifactStore, Bounds, Campaign, Candidate, JobStore, PostgresStore, StoreError, TokenRecord,
+    Write,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::oneshot;
@@ -62,48 +62,6 @@ async fn one_leads_and_the_next_goes_on_with_all_that_was_acknowledged() {
     let mut third = Candidate::new(database(&url));
     let answer = third.ask("c:1").await.expect("an answer");
     assert!(matches!(answer, Campaign::Stands { leader } if leader.as_deref() == Some("b:1")));
-}
-
-/// One after the other: a job without artifacts whose texts look like some, an ended one that has made
-/// one, and one that was given a file.
-#[tokio::test]
-async fn who_waits_to_lead_learns_whether_any_job_has_an_artifact() {
-    let server = Postgres::start();
-    let url = server.database("jobs");
-    let leader = lead(&url, Bounds::default()).await;
-    let mut candidate = Candidate::new(database(&url));
-    let answer = candidate.ask("b:1").await.expect("an answer");
-    assert!(matches!(answer, Campaign::Stands { .. }), "two lead");
-    let mut poor = job(1);
-    poor.spec.files.clear();
-    poor.spec.name = r#""files":[{}],"artifacts":[{}]"#.into();
-    poor.spec.config_json = serde_json::json!({"files": [{}]}).to_string();
-    let mut made = poor.clone();
-    made.state = JobState::Succeeded { at: Millis(9) };
-    made.artifacts.push(Artifact {
-        kind: ArtifactKind::Adapter,
-        name: "adapter".into(),
-        step: 1,
-        digest: "d".into(),
-        size: 3,
-    });
-    let given = vec![(poor, false), (made, true), (job(1), true)];
-    for (job, has_artifacts) in given {
-        leader
-            .apply(vec![Write::RemoveJob(job.id)])
-            .await
-            .expect("a write");
-        leader
-            .apply(vec![Write::SaveJob(Box::new(job))])
-            .await
-            .expect("a write");
-        let stored = leader.load().await.expect("jobs");
-        assert_eq!(
-            stored.owner(),
-            Owner::new(stored.coordinator_id.clone(), has_artifacts)
-        );
-        assert_eq!(candidate.owner().await, Some(stored.owner()));
-    }
 }
 
 /// The server ended the session that holds the lock, as it does where the network was cut; the

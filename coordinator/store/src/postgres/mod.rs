@@ -5,6 +5,7 @@
 //! each leader has an epoch, and every transaction checks it and holds it.
 
 mod briefs;
+mod bulk;
 mod candidate;
 mod database;
 mod fault;
