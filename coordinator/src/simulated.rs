@@ -70,7 +70,7 @@ impl Coordinator {
     /// The store cannot be read, or the folder cannot be used.
     pub async fn start(store: Arc<impl JobStore>, machine: Machine<'_>) -> Result<Self, Unstarted> {
         let stored = store.load().await?;
-        let artifacts = ArtifactStore::open(machine.folder, &stored.owner()).await?;
+        let artifacts = ArtifactStore::open_in_place(machine.folder, &stored.owner()).await?;
         let limits = Limits {
             lease: machine.lease.as_millis() as u64,
             ..Limits::default()

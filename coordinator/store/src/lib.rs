@@ -23,7 +23,6 @@ mod start;
 pub use artifacts::{
     ArtifactError, ArtifactPlace, ArtifactReader, ArtifactStat, ArtifactStore, BucketFault,
     BucketPlace, Claim, Digest256, Finished, InvalidDigest, InvalidPlace, Owner, Upload,
-    wait_in_place,
 };
 pub use bounds::Bounds;
 pub use error::StoreError;

@@ -16,7 +16,6 @@ mod s3;
 mod store;
 mod upload;
 
-pub use blocking::wait_in_place;
 pub use digest::{Digest256, InvalidDigest};
 pub use error::ArtifactError;
 pub use marks::Claim;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::blocking::{blocking, on_thread};
+use super::blocking::Waits;
 use super::digest::Digest256;
 use super::error::{ArtifactError, at};
 use super::folder::{FileReader, FileUpload, Folder, check, older_than};
@@ -58,7 +58,17 @@ impl ArtifactStore {
     /// The folder is another's, it lacks the artifacts of `owner`, or it cannot be used. Then nothing
     /// is removed.
     pub async fn open(folder: &Path, owner: &Owner) -> Result<Self, ArtifactError> {
-        let folder = Folder::open(folder, owner, KEEP)?;
+        let folder = Folder::open(folder, owner, KEEP, Waits::Thread)?;
+        Ok(Self::on(Backend::Folder(Arc::new(folder))))
+    }
+
+    /// As [`Self::open`], for a simulation: whoever calls waits for the disk itself, since what
+    /// happens in one thread must not depend on how fast another is.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_in_place(folder: &Path, owner: &Owner) -> Result<Self, ArtifactError> {
+        let folder = Folder::open(folder, owner, KEEP, Waits::Task)?;
         Ok(Self::on(Backend::Folder(Arc::new(folder))))
     }
 
@@ -70,7 +80,7 @@ impl ArtifactStore {
     /// [`ArtifactError::Unmarked`], and may be the leader's own or not.
     pub async fn check(folder: PathBuf, owner: Owner) -> Result<(), ArtifactError> {
         let path = folder.clone();
-        let ended = on_thread(move || check(&folder, &owner)).await;
+        let ended = Waits::Thread.run(move || check(&folder, &owner)).await;
         ended.map_err(|e| at(&path)(std::io::Error::other(e)))?
     }
 
@@ -268,9 +278,9 @@ impl ArtifactStore {
     ) -> Result<Upload, ArtifactError> {
         Ok(Upload(match &self.backend {
             Backend::Folder(folder) => {
-                let (folder, name) = (folder.clone(), digest.clone());
+                let (waits, folder, name) = (folder.waits, folder.clone(), digest.clone());
                 let open = move || FileUpload::open(folder, &name, size, offset);
-                UploadTo::Folder(blocking(digest, open).await??)
+                UploadTo::Folder(waits.run_for(digest, open).await??)
             }
             Backend::Bucket(bucket) => {
                 UploadTo::Bucket(ObjectUpload::open(bucket.clone(), digest, size, offset)?)
@@ -311,11 +321,10 @@ impl ArtifactStore {
     async fn find(&self, digest: &Digest256) -> Result<Found, ArtifactError> {
         match &self.backend {
             Backend::Folder(folder) => {
+                let (waits, path) = (folder.waits, folder.final_path(digest));
                 let (folder, name) = (folder.clone(), digest.clone());
-                let path = folder.final_path(digest);
-                blocking(digest, move || folder.find(&name))
-                    .await?
-                    .map_err(at(&path))
+                let found = waits.run_for(digest, move || folder.find(&name)).await?;
+                found.map_err(at(&path))
             }
             Backend::Bucket(bucket) => bucket.find(digest).await,
         }
@@ -337,12 +346,13 @@ async fn release_all<R: Future<Output = bool> + Send>(
     removed
 }
 
-/// Runs `f` on a thread that may wait for the disk of `folder`.
+/// Runs `f`, which may wait for the disk of `folder`.
 async fn on_disk<T: Send + 'static>(
     folder: &Arc<Folder>,
     f: impl FnOnce(&Folder) -> Result<T, ArtifactError> + Send + 'static,
 ) -> Result<T, ArtifactError> {
-    let (folder, path) = (folder.clone(), folder.path().to_owned());
-    let ended = on_thread(move || f(&folder)).await;
+    let (waits, path) = (folder.waits, folder.path().to_owned());
+    let folder = folder.clone();
+    let ended = waits.run(move || f(&folder)).await;
     ended.map_err(|e| at(&path)(std::io::Error::other(e)))?
 }

@@ -11,7 +11,7 @@ use super::fault::BucketFault;
 use super::hash::Midstate;
 use super::ledger::Object;
 use super::record::Record;
-use crate::artifacts::blocking::blocking;
+use crate::artifacts::blocking::Waits;
 use crate::artifacts::digest::Digest256;
 use crate::artifacts::error::{ArtifactError, at};
 
@@ -188,7 +188,7 @@ impl Own {
             state.update(&part);
             (part, state)
         };
-        let (part, state) = blocking(&digest, hash).await?;
+        let (part, state) = Waits::Thread.run_for(&digest, hash).await?;
         let own = if self.record.is_none() {
             self.begin().await?
         } else {
@@ -205,7 +205,7 @@ impl Own {
             };
             (own, added)
         };
-        let (own, added) = blocking(&digest, record).await?;
+        let (own, added) = Waits::Thread.run_for(&digest, record).await?;
         if let Err(fault) = added {
             // Half a line may be in the record, so nobody can go on with it.
             own.end().await;
@@ -225,7 +225,7 @@ impl Own {
             let (digest, part_bytes) = (self.digest.clone(), self.part_bytes);
             move || Record::create(path, &place, &digest, upload, part_bytes)
         };
-        match blocking(&self.digest, create).await? {
+        match Waits::Thread.run_for(&self.digest, create).await? {
             Ok(record) => {
                 self.record = Some(record);
                 Ok(self)
@@ -266,7 +266,7 @@ impl Own {
         let before = self.received() - self.tail.len() as u64;
         let (state, tail) = (self.state(), mem::take(&mut self.tail));
         let hash = move || (state.finish(before, &tail), tail);
-        let (found, tail) = blocking(&digest, hash).await?;
+        let (found, tail) = Waits::Thread.run_for(&digest, hash).await?;
         self.tail = tail;
         if found == digest.as_str() {
             return Ok(self);
