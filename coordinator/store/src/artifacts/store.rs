@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::blocking::Waits;
+use super::claims::{Claim, Claims};
 use super::digest::Digest256;
 use super::error::{ArtifactError, at};
 use super::folder::{FileReader, FileUpload, Folder, check, older_than};
 use super::found::Found;
-use super::marks::{Claim, Marks};
 use super::owner::Owner;
 use super::place::BucketPlace;
 use super::reader::ArtifactReader;
@@ -41,7 +41,7 @@ pub struct ArtifactStore {
     backend: Backend,
     /// When somebody was last told that an artifact is there, and need not send it.
     told: Arc<Mutex<HashMap<Digest256, Instant>>>,
-    marks: Marks,
+    claims: Claims,
 }
 
 #[derive(Clone)]
@@ -119,7 +119,7 @@ impl ArtifactStore {
         Self {
             backend,
             told: Arc::default(),
-            marks: Marks::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -171,7 +171,7 @@ impl ArtifactStore {
     /// Keeps an artifact for somebody who is about to refer to it, who looks for it after this and
     /// drops the claim once the reference is durable. None while it is being removed.
     pub fn claim(&self, digest: &Digest256) -> Option<Claim> {
-        self.marks.claim(digest)
+        self.claims.claim(digest)
     }
 
     /// What there is of an artifact. In a folder its bytes are hashed if they were not before; in
@@ -214,7 +214,7 @@ impl ArtifactStore {
         digest: &Digest256,
         is_needed: impl Future<Output = bool> + Send,
     ) -> bool {
-        let Some(_going) = self.marks.go(digest) else {
+        let Some(_going) = self.claims.go(digest) else {
             return false;
         };
         // Held meanwhile, so that nobody is told of it.

@@ -67,8 +67,9 @@ pub struct Database {
 }
 
 impl Database {
-    /// Lets a statement or a commit take so long and no longer. Three of them, one after the other,
-    /// are the longest wait for the fate of a commit, so that it is to be a third of a lease or less.
+    /// Lets a statement or a commit take so long and no longer. The fate of a commit is known after
+    /// two of them: one for its own answer, and one for that of a new connection. With one for the
+    /// statement before it they fill a lease, so that it is to be a third of a lease or less.
     #[must_use]
     pub fn answering_within(self, limit: Duration) -> Self {
         Self { limit, ..self }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::digest::Digest256;
 
 #[derive(Clone, Default)]
-pub(super) struct Marks(Arc<Mutex<HashMap<Digest256, Mark>>>);
+pub(super) struct Claims(Arc<Mutex<HashMap<Digest256, Fate>>>);
 
-enum Mark {
+enum Fate {
     /// By so many.
     Claimed(usize),
     Going,
@@ -17,17 +17,17 @@ enum Mark {
 /// Keeps an artifact until this is dropped: from being removed, where somebody is about to refer to
 /// it, who does so before; or from being claimed, where it is being removed.
 pub struct Claim {
-    marks: Marks,
+    claims: Claims,
     digest: Digest256,
 }
 
-impl Marks {
+impl Claims {
     /// None while it goes.
     pub fn claim(&self, digest: &Digest256) -> Option<Claim> {
         let mut all = self.all();
-        match all.entry(digest.clone()).or_insert(Mark::Claimed(0)) {
-            Mark::Claimed(by) => *by += 1,
-            Mark::Going => return None,
+        match all.entry(digest.clone()).or_insert(Fate::Claimed(0)) {
+            Fate::Claimed(by) => *by += 1,
+            Fate::Going => return None,
         }
         Some(self.held(digest))
     }
@@ -38,26 +38,26 @@ impl Marks {
         if all.contains_key(digest) {
             return None;
         }
-        all.insert(digest.clone(), Mark::Going);
+        all.insert(digest.clone(), Fate::Going);
         Some(self.held(digest))
     }
 
     fn held(&self, digest: &Digest256) -> Claim {
         Claim {
-            marks: self.clone(),
+            claims: self.clone(),
             digest: digest.clone(),
         }
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Digest256, Mark>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Digest256, Fate>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut all = self.marks.all();
-        if let Some(Mark::Claimed(by)) = all.get_mut(&self.digest)
+        let mut all = self.claims.all();
+        if let Some(Fate::Claimed(by)) = all.get_mut(&self.digest)
             && *by > 1
         {
             *by -= 1;
