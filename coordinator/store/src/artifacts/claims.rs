@@ -3,10 +3,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::digest::Digest256;
 
 #[derive(Clone, Default)]
-pub(super) struct Claims(Arc<Mutex<HashMap<Digest256, Fate>>>);
+pub(super) struct Claims(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    all: Mutex<HashMap<Digest256, Fate>>,
+    /// Wakes whoever waits until something has gone.
+    gone: Notify,
+}
 
 enum Fate {
     /// By so many.
@@ -32,6 +41,18 @@ impl Claims {
         Some(self.held(digest))
     }
 
+    /// As [`Self::claim`]; where it goes, once it has gone, or stays after all.
+    pub async fn claim_after(&self, digest: &Digest256) -> Claim {
+        loop {
+            // Before the look: what goes between the two wakes it.
+            let gone = self.0.gone.notified();
+            if let Some(claim) = self.claim(digest) {
+                return claim;
+            }
+            gone.await;
+        }
+    }
+
     /// None while it is claimed, or goes already.
     pub fn go(&self, digest: &Digest256) -> Option<Claim> {
         let mut all = self.all();
@@ -50,7 +71,7 @@ impl Claims {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<Digest256, Fate>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,8 +82,37 @@ impl Drop for Claim {
             && *by > 1
         {
             *by -= 1;
-        } else {
-            all.remove(&self.digest);
+        } else if let Some(Fate::Going) = all.remove(&self.digest) {
+            self.claims.0.gone.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[test]
+    fn what_goes_is_claimed_once_it_has_gone_and_what_is_claimed_does_not_go() {
+        let claims = Claims::default();
+        let name = |digit: &str| -> Digest256 { digit.repeat(64).parse().expect("a digest") };
+        let going = claims.go(&name("a")).expect("it goes");
+        assert!(claims.claim(&name("a")).is_none() && claims.claim(&name("b")).is_some());
+        let gone = name("a");
+        let mut waiting = pin!(claims.claim_after(&gone));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        drop(going);
+        let Poll::Ready(claim) = waiting.as_mut().poll(&mut context) else {
+            panic!("it waits on");
+        };
+        let other = claims.claim(&name("a")).expect("a second claim");
+        drop(claim);
+        assert!(claims.go(&name("a")).is_none());
+        drop(other);
+        assert!(claims.go(&name("a")).is_some());
     }
 }

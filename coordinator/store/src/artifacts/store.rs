@@ -3,10 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::{Mutex, MutexGuard};
 
 use super::blocking::Waits;
 use super::claims::{Claim, Claims};
@@ -154,18 +152,13 @@ impl ArtifactStore {
     /// What there is of an artifact, for somebody who relies on it: one that is complete stays for
     /// a day.
     pub async fn stat(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
-        // Before it is looked for, so that it does not go between the look and the answer.
-        let now = Instant::now();
-        let before = self.told().await.insert(digest.clone(), now);
-        let found = self.look(digest).await;
-        if !found.as_ref().is_ok_and(|stat| stat.complete) {
-            let mut told = self.told().await;
-            if told.get(digest) == Some(&now) {
-                told.remove(digest);
-                told.extend(before.map(|before| (digest.clone(), before)));
-            }
+        // It does not go between the look and the answer. Where it goes, others are not kept waiting.
+        let _claim = self.claims.claim_after(digest).await;
+        let stat = self.look(digest).await?;
+        if stat.complete {
+            self.told().insert(digest.clone(), Instant::now());
         }
-        found
+        Ok(stat)
     }
 
     /// Keeps an artifact for somebody who is about to refer to it, who looks for it after this and
@@ -214,30 +207,31 @@ impl ArtifactStore {
         digest: &Digest256,
         is_needed: impl Future<Output = bool> + Send,
     ) -> bool {
-        let Some(_going) = self.claims.go(digest) else {
+        // Nobody is told of it meanwhile, since nobody claims it.
+        let Some(going) = self.claims.go(digest) else {
             return false;
         };
-        // Held meanwhile, so that nobody is told of it.
-        let told = self.told().await;
-        let was_told = told.get(digest).is_some_and(|told| told.elapsed() < KEEP);
-        let goes = !was_told && !is_needed.await;
-        if goes {
-            match &self.backend {
-                Backend::Folder(folder) => {
-                    let name = digest.clone();
-                    let removed = on_disk(folder, move |folder| {
-                        folder.remove(&name);
-                        Ok(())
-                    });
-                    if let Err(e) = removed.await {
-                        tracing::warn!("{e}");
-                    }
-                }
-                Backend::Bucket(bucket) => bucket.remove(digest).await,
-            }
+        let told = self.told().get(digest).copied();
+        let was_told = told.is_some_and(|told| told.elapsed() < KEEP);
+        if was_told || is_needed.await {
+            return false;
         }
-        drop(told);
-        goes
+        match &self.backend {
+            Backend::Folder(folder) => {
+                let name = digest.clone();
+                let removed = on_disk(folder, move |folder| {
+                    folder.remove(&name);
+                    // Here, since it is removed also where nobody waits for that any more.
+                    drop(going);
+                    Ok(())
+                });
+                if let Err(e) = removed.await {
+                    tracing::warn!("{e}");
+                }
+            }
+            Backend::Bucket(bucket) => bucket.remove(digest).await,
+        }
+        true
     }
 
     /// Gives artifacts that nobody has sent within a day to `release`, one after the other, and
@@ -265,7 +259,7 @@ impl ArtifactStore {
                 removed += release_all(old, &release).await;
             }
         }
-        self.told().await.retain(|_, told| told.elapsed() < KEEP);
+        self.told().retain(|_, told| told.elapsed() < KEEP);
         Ok(removed)
     }
 
@@ -330,8 +324,8 @@ impl ArtifactStore {
         }
     }
 
-    async fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
-        self.told.lock().await
+    fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
