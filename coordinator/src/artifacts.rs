@@ -13,16 +13,16 @@ fn variables() -> Vec<(String, String)> {
     std::env::vars_os().filter_map(read).collect()
 }
 
-/// Whether `place` can be `owner`'s, before a standby needs it. A bucket is one and the same for all;
-/// a folder may be another machine's own.
-pub fn check(
+/// Whether `place` is where the leader keeps the artifacts of `owner`, before a standby needs it. A
+/// bucket is one and the same for all; a folder may be another machine's own.
+pub async fn check(
     place: Option<&ArtifactPlace>,
     folder: &Path,
-    owner: &Owner,
+    owner: Owner,
 ) -> Result<(), ArtifactError> {
     match place {
-        None => ArtifactStore::check(&folder.join("artifacts"), owner),
-        Some(ArtifactPlace::Folder(other)) => ArtifactStore::check(other, owner),
+        None => ArtifactStore::check(folder.join("artifacts"), owner).await,
+        Some(ArtifactPlace::Folder(other)) => ArtifactStore::check(other.clone(), owner).await,
         Some(ArtifactPlace::Bucket(place)) => ArtifactStore::check_bucket(place, &variables()),
     }
 }

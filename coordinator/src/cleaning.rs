@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use qlora_store::{ArtifactStore, Digest256, JobStore};
+use qlora_store::{ArtifactStore, Digest256, JobStore, StoreError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::now;
@@ -63,10 +63,14 @@ async fn remove<S: JobStore>(services: &Services<S>, digest: &Digest256) -> bool
         let needed = driver.read(move |engine| engine.needs(&name)).await;
         needed.unwrap_or(true) || driver.has_unreadable()
     };
-    let removal = services.artifacts.release(digest, is_needed);
+    let (artifacts, name) = (services.artifacts.clone(), digest.clone());
+    let removal = async move { artifacts.release(&name, is_needed).await };
     let removed = services.store.while_leading(removal).await;
     removed.unwrap_or_else(|e| {
-        tracing::warn!("artifact {digest}, which no job needs, stays for now: {e}");
+        match e {
+            StoreError::Unheld { .. } => tracing::warn!("artifact {digest}: {e}"),
+            _ => tracing::warn!("artifact {digest}, which no job needs, stays for now: {e}"),
+        }
         false
     })
 }

@@ -68,7 +68,7 @@ pub trait Artifacts: Send + 'static {
 }
 
 impl<S: JobStore> Driver<S> {
-    /// As [`Self::start_with`], with the state that `store` has.
+    /// As [`Self::start_with`], with the state that `store` has and some seed.
     #[cfg(test)]
     pub async fn start(
         store: Arc<S>,
@@ -76,23 +76,13 @@ impl<S: JobStore> Driver<S> {
         artifacts: impl Artifacts,
     ) -> Result<Handle, CallError> {
         let stored = store.load().await?;
-        Self::start_with(store, stored, limits, artifacts)
+        let seed = crate::random::seed().map_err(|e| CallError::Random(e.to_string()))?;
+        Ok(Self::start_with(store, stored, limits, artifacts, seed))
     }
 
     /// Starts the task on the state that was read of `store`; it ends when every [`Handle`] is gone.
+    /// Sessions and tokens come of `seed`, which nobody may guess.
     pub fn start_with(
-        store: Arc<S>,
-        stored: Stored,
-        limits: Limits,
-        artifacts: impl Artifacts,
-    ) -> Result<Handle, CallError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|e| CallError::Random(e.to_string()))?;
-        Ok(Self::start_seeded(store, stored, limits, artifacts, seed))
-    }
-
-    /// As [`Self::start_with`]; sessions and tokens come of `seed`, which nobody may guess.
-    pub fn start_seeded(
         store: Arc<S>,
         stored: Stored,
         limits: Limits,

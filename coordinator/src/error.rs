@@ -191,7 +191,7 @@ fn artifact_help(fault: &ArtifactError) -> String {
             "start it with the database of these artifacts, or give --artifacts a place of its own; only where that database is gone for good, remove {path}"
         ),
         ArtifactError::Elsewhere { path, id } => format!(
-            "give --artifacts or --state-dir where they lie, the same as the other coordinators of the database; where they are lost, write {id} into {path} to go on without them"
+            "give --artifacts or --state-dir where they lie, the same as the other coordinators of the database; where they are lost, write `{id} lost` into {path} to go on without them"
         ),
         _ => {
             "make room and let this user write there, or give --state-dir or --artifacts another folder".into()
@@ -291,6 +291,7 @@ fn store_code(fault: &StoreError) -> GrpcCode {
         StoreError::Folder { .. }
         | StoreError::ServerFull { .. }
         | StoreError::Deposed { .. }
+        | StoreError::Unheld { .. }
         | StoreError::InUse { .. }
         | StoreError::Read { .. }
         | StoreError::DiskFull { .. }
@@ -307,7 +308,9 @@ fn artifact_code(fault: &ArtifactError) -> GrpcCode {
         // Whatever ails a bucket may pass, and a run must not end for it.
         ArtifactError::Io { .. } | ArtifactError::Bucket { .. } => GrpcCode::Unavailable,
         // Of a start, which nobody calls.
-        ArtifactError::Foreign { .. } | ArtifactError::Elsewhere { .. } => GrpcCode::Internal,
+        ArtifactError::Foreign { .. }
+        | ArtifactError::Elsewhere { .. }
+        | ArtifactError::Unmarked { .. } => GrpcCode::Internal,
         ArtifactError::Offset { .. }
         | ArtifactError::TooShort { .. }
         | ArtifactError::Mismatch { .. } => GrpcCode::Aborted,

@@ -16,7 +16,8 @@ struct Reading {
     states: Vec<(&'static str, u64)>,
     workers: Vec<(bool, u64)>,
     running: Vec<Running>,
-    disk: Usage,
+    /// None before it was counted once.
+    disk: Option<Usage>,
 }
 
 #[derive(Debug, Clone)]
@@ -71,11 +72,10 @@ impl Instruments {
             "qlora.store.bytes",
             "Bytes of the database on disk, and of the artifacts where they lie",
             |r, o| {
-                let kinds = [
-                    ("database", r.disk.database),
-                    ("artifacts", r.disk.artifacts),
-                ];
-                for (kind, bytes) in kinds {
+                let kinds = r
+                    .disk
+                    .map(|disk| [("database", disk.database), ("artifacts", disk.artifacts)]);
+                for (kind, bytes) in kinds.into_iter().flatten() {
                     o.observe(bytes as f64, &[KeyValue::new("kind", kind)]);
                 }
             },
@@ -208,6 +208,6 @@ fn read(engine: &Engine) -> Reading {
         states: states.to_vec(),
         workers: vec![(true, connected), (false, all - connected)],
         running,
-        disk: Usage::default(),
+        disk: None,
     }
 }

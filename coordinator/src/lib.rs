@@ -4,6 +4,7 @@
 //! in PostgreSQL: then further coordinators wait to take this one's place.
 
 mod artifacts;
+mod basis;
 mod bound_address;
 mod caller;
 mod cleaning;

@@ -1,6 +1,6 @@
-//! Texts that nobody can guess.
+//! Texts and seeds that nobody can guess.
 
-/// Random bytes of a text.
+/// Random bytes of a text or a seed.
 const BYTES: usize = 32;
 
 /// A text of 256 random bits.
@@ -8,7 +8,15 @@ const BYTES: usize = 32;
 /// # Errors
 /// The system gives no random bytes.
 pub fn text() -> Result<String, getrandom::Error> {
+    Ok(hex::encode(seed()?))
+}
+
+/// 256 random bits.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn seed() -> Result<[u8; BYTES], getrandom::Error> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes)?;
-    Ok(hex::encode(bytes))
+    Ok(bytes)
 }

@@ -21,22 +21,18 @@ use qlora_store::{
 use qlora_telemetry::{Logs, Program};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::artifacts;
+use crate::basis::Basis;
 use crate::bound_address::BoundAddress;
-use crate::cleaning::{self, Released};
 use crate::cli::Cli;
 use crate::doors::{self, Doors, Hosts};
-use crate::driver::Driver;
 use crate::error::{CallError, StartError};
 use crate::instruments::Instruments;
 use crate::listen::{self, Bounds};
-use crate::page;
 use crate::secured::{self, Secured};
 use crate::services::{self, Services};
 use crate::sessions::Sessions;
 use crate::standby::{self, Listening, Won};
-use crate::tokens::{self, Tokens};
-use crate::usage::Disk;
+use crate::{artifacts, cleaning, page, random, tokens};
 
 /// How often gauges are read for an OTLP receiver.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -136,9 +132,9 @@ async fn among_others(setup: &Start, database: Database) -> Result<(), StartErro
     let bound = bind_address(setup).await?;
     let advertised = setup.cli.advertised(bound.address);
     let candidate = Candidate::new(database);
-    let accepts = |owner: &Owner| {
-        let artifacts = setup.cli.artifacts.as_ref();
-        Ok(artifacts::check(artifacts, &setup.folder, owner)?)
+    let accepts = async |owner: Owner| {
+        let place = setup.cli.artifacts.as_ref();
+        artifacts::check(place, &setup.folder, owner).await
     };
     let listening = listening(setup, &bound);
     let waiting = standby::wait(candidate, listening, &advertised, accepts, &mut stop);
@@ -206,28 +202,23 @@ async fn start<S: JobStore>(
     store: Arc<S>,
     (stored, artifacts): (Stored, ArtifactStore),
 ) -> Result<Services<S>, StartError> {
-    let tokens = Tokens::new(setup.token.clone(), &store.tokens().await?);
     let limits = Limits {
         lease: setup.cli.lease.as_millis() as u64,
         max_running_per_user: setup.cli.max_running_per_user,
         max_queued_per_user: setup.cli.max_queued_per_user,
         ..Limits::default()
     };
-    let (released, going) = Released::of(artifacts.clone());
-    let driver = Driver::start_with(store.clone(), stored, limits, released)
-        .map_err(|e| StartError::Serve(std::io::Error::other(e)))?;
-    let disk = Disk::of(store.clone(), artifacts.clone());
-    let instruments = Instruments::start(driver.clone(), disk);
-    let services = Services {
-        driver,
+    let seed = random::seed().map_err(|e| CallError::Random(e.to_string()));
+    let basis = Basis {
         store,
+        stored,
         artifacts,
-        instruments,
-        tokens,
+        token: setup.token.clone(),
+        limits,
+        seed: seed.map_err(|e| StartError::Serve(std::io::Error::other(e)))?,
         loopback_only: setup.cli.listen.ip().is_loopback(),
     };
-    tokio::spawn(cleaning::remove_released(services.clone(), going));
-    Ok(services)
+    Ok(basis.start().await?)
 }
 
 /// Serves until `stop`.

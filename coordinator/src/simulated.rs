@@ -16,17 +16,13 @@ use qlora_engine::{Engine, Limits};
 use qlora_store::{ArtifactError, ArtifactStore, JobStore, StoreError};
 use tokio::sync::watch;
 
-use crate::cleaning::{self, Released};
+use crate::basis::Basis;
 use crate::doors::{Doors, Hosts};
-use crate::driver::{Driver, Handle};
+use crate::driver::Handle;
 use crate::error::StartError;
-use crate::instruments::Instruments;
 use crate::listen::{self, Bounds, Connection, Io};
 use crate::serve;
-use crate::services::Services;
 use crate::sessions::Sessions;
-use crate::tokens::Tokens;
-use crate::usage::Disk;
 
 /// Descriptors of a simulated machine.
 const DESCRIPTORS: u64 = 1024;
@@ -73,25 +69,23 @@ impl Coordinator {
     /// # Errors
     /// The store cannot be read, or the folder cannot be used.
     pub async fn start(store: Arc<impl JobStore>, machine: Machine<'_>) -> Result<Self, Unstarted> {
-        let tokens = Tokens::new(machine.token.clone(), &store.tokens().await?);
         let stored = store.load().await?;
-        let artifacts = ArtifactStore::open(machine.folder, &stored.owner()).await?;
+        let artifacts = ArtifactStore::open_in_place(machine.folder, &stored.owner()).await?;
         let limits = Limits {
             lease: machine.lease.as_millis() as u64,
             ..Limits::default()
         };
-        let (released, going) = Released::of(artifacts.clone());
-        let driver = Driver::start_seeded(store.clone(), stored, limits, released, machine.seed);
-        let disk = Disk::of(store.clone(), artifacts.clone());
-        let services = Services {
-            driver: driver.clone(),
+        let basis = Basis {
             store,
+            stored,
             artifacts,
-            instruments: Instruments::start(driver.clone(), disk),
-            tokens: tokens.clone(),
+            token: machine.token,
+            limits,
+            seed: machine.seed,
             loopback_only: false,
         };
-        tokio::spawn(cleaning::remove_released(services.clone(), going));
+        let services = basis.start().await?;
+        let (driver, tokens) = (services.driver.clone(), services.tokens.clone());
         let hosts = Hosts::new(machine.address, Vec::new(), &[machine.name.to_owned()]);
         let sessions = Arc::<Sessions>::default();
         let doors = Doors::new(hosts, tokens, sessions.clone(), false);

@@ -3,6 +3,7 @@
 //!
 //! It knows no token, so that it tells everybody the same, and nothing of a job.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use axum::routing::get;
 use qlora_proto::job_service_server::JobServiceServer;
 use qlora_proto::worker_service_server::WorkerServiceServer;
 use qlora_proto::{LED_BY, STANDBY};
-use qlora_store::{Campaign, Candidate, Owner, PostgresStore, StoreError};
+use qlora_store::{ArtifactError, Campaign, Candidate, Owner, PostgresStore};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -35,6 +36,12 @@ const FAREWELL: Duration = Duration::from_millis(250);
 enum Standing {
     /// Somebody leads, at this address where it has said so.
     Behind(Option<String>),
+    /// As behind; and it cannot be told yet whether this standby has the leader's artifacts. The fault
+    /// is for the log only.
+    Unsettled {
+        leader: Option<String>,
+        fault: String,
+    },
     /// The database does not answer, so that nobody is known to lead. The fault names it, and is for
     /// the log only.
     Away(String),
@@ -48,10 +55,14 @@ impl Standing {
     /// What callers are told.
     fn text(&self) -> String {
         match self {
-            Self::Behind(Some(leader)) => {
+            Self::Behind(Some(leader))
+            | Self::Unsettled {
+                leader: Some(leader),
+                ..
+            } => {
                 format!("{STANDBY}{LED_BY}{leader}")
             }
-            Self::Behind(None) => {
+            Self::Behind(None) | Self::Unsettled { leader: None, .. } => {
                 format!("{STANDBY}, and the leader has not said where it is; try again")
             }
             Self::Away(_) => {
@@ -80,31 +91,89 @@ pub struct Listening<'a> {
     pub tls: Option<Configs>,
 }
 
-/// Returns once this coordinator leads, with the store; or none, once `stop` tells it to end. Where
-/// another one leads, `accepts` says first whether this one could.
+/// Returns once this coordinator leads, with the store; or none, once `stop` tells it to end. While
+/// another one leads, `accepts` is asked whether this one could, until it says so: what it finds may
+/// be [`ArtifactError::Unmarked`] for a while.
 ///
 /// # Errors
 /// The database cannot be used, `accepts` refuses it, or the address cannot be listened on.
 pub async fn wait(
-    mut candidate: Candidate,
+    candidate: Candidate,
     listening: Listening<'_>,
     advertised: &str,
-    accepts: impl FnOnce(&Owner) -> Result<(), StartError>,
+    accepts: impl AsyncFn(Owner) -> Result<(), ArtifactError>,
     stop: impl Future<Output = ()> + Unpin,
 ) -> Result<Option<Won>, StartError> {
     let won = |store, is_takeover| Won { store, is_takeover };
-    let standing = match judged(candidate.ask(advertised).await?) {
-        Ok(store) => return Ok(Some(won(store, false))),
-        Err(standing) => standing,
+    let mut waiting = Waiting {
+        candidate,
+        advertised,
+        accepts,
+        is_settled: false,
+    };
+    let standing = match waiting.ask().await? {
+        ControlFlow::Break(store) => return Ok(Some(won(store, false))),
+        ControlFlow::Continue(standing) => standing,
     };
     say(&standing);
-    if let Some(owner) = candidate.owner().await {
-        accepts(&owner)?;
-    }
     let (known, told) = watch::channel(standing);
-    let campaign = campaign(&mut candidate, advertised, &known);
-    let ended = refuse_until(listening, told, campaign, stop).await?;
+    let ended = refuse_until(listening, told, waiting.campaign(&known), stop).await?;
     Ok(ended.transpose()?.map(|store| won(store, true)))
+}
+
+/// Who waits to lead.
+struct Waiting<'a, A> {
+    candidate: Candidate,
+    advertised: &'a str,
+    /// Whether it has the artifacts of the leader.
+    accepts: A,
+    /// It has been accepted.
+    is_settled: bool,
+}
+
+impl<A: AsyncFn(Owner) -> Result<(), ArtifactError>> Waiting<'_, A> {
+    /// Asks until this coordinator leads.
+    async fn campaign(
+        mut self,
+        known: &watch::Sender<Standing>,
+    ) -> Result<Box<PostgresStore>, StartError> {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            match self.ask().await? {
+                ControlFlow::Break(store) => {
+                    tracing::info!("this coordinator leads from now on");
+                    return Ok(store);
+                }
+                ControlFlow::Continue(now) => note(known, now),
+            }
+        }
+    }
+
+    /// Asks once for the lead, and, while another one has it, whether this one could have it.
+    async fn ask(&mut self) -> Result<ControlFlow<Box<PostgresStore>, Standing>, StartError> {
+        let leader = match self.candidate.ask(self.advertised).await? {
+            Campaign::Leads(store) => return Ok(ControlFlow::Break(store)),
+            Campaign::Away(fault) => {
+                return Ok(ControlFlow::Continue(Standing::Away(fault.to_string())));
+            }
+            Campaign::Stands { leader } => leader,
+        };
+        if !self.is_settled
+            && let Some(owner) = self.candidate.owner().await
+        {
+            match (self.accepts)(owner).await {
+                Ok(()) => self.is_settled = true,
+                Err(fault @ ArtifactError::Unmarked { .. }) => {
+                    let fault = fault.to_string();
+                    return Ok(ControlFlow::Continue(Standing::Unsettled { leader, fault }));
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        Ok(ControlFlow::Continue(Standing::Behind(leader)))
+    }
 }
 
 /// What a coordinator that has taken over needs: what `read` reads, and what `open` opens for it; or
@@ -174,36 +243,6 @@ async fn refuse_until<T>(
     Ok(came)
 }
 
-/// The store of who leads; else how it stands.
-fn judged(campaign: Campaign) -> Result<Box<PostgresStore>, Standing> {
-    match campaign {
-        Campaign::Leads(store) => Ok(store),
-        Campaign::Stands { leader } => Err(Standing::Behind(leader)),
-        Campaign::Away(fault) => Err(Standing::Away(fault.to_string())),
-    }
-}
-
-/// Asks until this coordinator leads.
-async fn campaign(
-    candidate: &mut Candidate,
-    advertised: &str,
-    known: &watch::Sender<Standing>,
-) -> Result<Box<PostgresStore>, StoreError> {
-    let mut beat = interval(BEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        beat.tick().await;
-        let now = match judged(candidate.ask(advertised).await?) {
-            Ok(store) => {
-                tracing::info!("this coordinator leads from now on");
-                return Ok(store);
-            }
-            Err(standing) => standing,
-        };
-        note(known, now);
-    }
-}
-
 /// Keeps what callers are told from `now` on, and says it where it is news.
 fn note(known: &watch::Sender<Standing>, now: Standing) {
     let is_news = known.send_if_modified(|old| {
@@ -222,6 +261,9 @@ fn say(standing: &Standing) {
         Standing::Away(fault) => tracing::warn!("waiting for the database: {fault}"),
         Standing::Reading => tracing::info!("reading the state"),
         Standing::Unready(fault) => tracing::warn!("waiting for the artifacts: {fault}"),
+        Standing::Unsettled { fault, .. } => {
+            tracing::warn!("waiting for the leader to mark the artifacts: {fault}");
+        }
     }
 }
 
@@ -260,7 +302,7 @@ async fn refuse(State(told): State<Arc<watch::Receiver<Standing>>>, request: Req
 mod tests {
     use std::cell::Cell;
 
-    use qlora_store::{ArtifactError, BucketFault};
+    use qlora_store::BucketFault;
 
     use super::*;
 

@@ -219,8 +219,14 @@ impl World {
     /// Starts another coordinator with the same arguments and the same state folder; gives its
     /// address.
     pub fn another_coordinator(&self, name: &str) -> (Program, String) {
-        let any = "127.0.0.1:0";
-        start_named(name, self.folder.path(), any, &self.args, &self.env)
+        self.another_coordinator_with(name, &[])
+    }
+
+    /// As [`Self::another_coordinator`], with further arguments.
+    pub fn another_coordinator_with(&self, name: &str, further: &[&str]) -> (Program, String) {
+        let further = further.iter().map(|a| (*a).to_owned());
+        let args: Vec<String> = self.args.iter().cloned().chain(further).collect();
+        start_named(name, self.folder.path(), "127.0.0.1:0", &args, &self.env)
     }
 
     /// Starts the coordinator again, on another port and the same state.

@@ -4,13 +4,13 @@
 //! A request is looked at with every piece and at its end, so that one whose body was held back is
 //! not carried out any more.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
+use futures_util::future::{BoxFuture, FutureExt, Shared};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::Status;
 
@@ -28,23 +28,40 @@ pub enum Way {
     Page,
 }
 
+/// The end of a token, awaited once for all that a call sends and gets.
+#[derive(Clone)]
+pub struct Term {
+    token: Arc<Issued>,
+    over: Shared<BoxFuture<'static, Denied>>,
+}
+
+impl Term {
+    pub fn of(token: Arc<Issued>) -> Self {
+        let ends = token.clone();
+        let over = async move { ends.over().await }.boxed().shared();
+        Self { token, over }
+    }
+
+    /// Waits until the token is over.
+    pub async fn over(&self) -> Denied {
+        self.over.clone().await
+    }
+}
+
 /// A body under a token.
 pub struct Ending {
     /// None once it has broken off.
     body: Option<Body>,
-    token: Arc<Issued>,
-    /// The end of the token, which also wakes a stream on which nothing comes.
-    over: Pin<Box<dyn Future<Output = Denied> + Send>>,
+    /// Its end also wakes a stream on which nothing comes.
+    term: Term,
     way: Way,
 }
 
 impl Ending {
-    pub fn new(body: Body, token: Arc<Issued>, way: Way) -> Self {
-        let ends = token.clone();
+    pub fn new(body: Body, term: Term, way: Way) -> Self {
         Self {
             body: Some(body),
-            token,
-            over: Box::pin(async move { ends.over().await }),
+            term,
             way,
         }
     }
@@ -75,7 +92,7 @@ impl HttpBody for Ending {
         if self.body.is_none() {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(denied) = self.over.as_mut().poll(context) {
+        if let Poll::Ready(denied) = self.term.over.poll_unpin(context) {
             return Poll::Ready(self.broken_off(denied));
         }
         let Some(body) = &mut self.body else {
@@ -86,7 +103,7 @@ impl HttpBody for Ending {
         if !is_data && self.way != Way::Request {
             return Poll::Ready(frame);
         }
-        match self.token.check(now().wall.0) {
+        match self.term.token.check(now().wall.0) {
             Ok(()) => Poll::Ready(frame),
             Err(denied) => Poll::Ready(self.broken_off(denied)),
         }

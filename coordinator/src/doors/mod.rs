@@ -31,7 +31,7 @@ use governor::clock::MonotonicClock;
 use qlora_proto::Role;
 use tokio::time::Instant;
 
-use self::ending::{Ending, Way};
+use self::ending::{Ending, Term, Way};
 use self::failures::Failures;
 pub use self::form::is_grpc_type;
 use self::headers::keep_to_itself;
@@ -231,7 +231,8 @@ async fn known(caller: Caller, mut request: Request, next: Next) -> Response {
     };
     let way = if is_page { Way::Page } else { Way::Call };
     let revokes = request.uri().path() == REVOKE;
-    let request = request.map(|body| Body::new(Ending::new(body, token.clone(), Way::Request)));
+    let term = Term::of(token);
+    let request = request.map(|body| Body::new(Ending::new(body, term.clone(), Way::Request)));
     if revokes {
         return next.run(request).await;
     }
@@ -239,11 +240,11 @@ async fn known(caller: Caller, mut request: Request, next: Next) -> Response {
         biased;
         response = next.run(request) => response,
         // A call that is held, as that of a worker without work is.
-        denied = token.over(), if !is_page => {
+        denied = term.over(), if !is_page => {
             tonic::Status::unauthenticated(Refusal::from(denied).to_string()).into_http()
         }
     };
-    let mut response = response.map(|body| Body::new(Ending::new(body, token, way)));
+    let mut response = response.map(|body| Body::new(Ending::new(body, term, way)));
     if is_page {
         keep_to_itself(&mut response);
     }

@@ -26,13 +26,10 @@ use qlora_testkit::resolved;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
+use crate::basis::Basis;
 use crate::caller::Caller;
-use crate::cleaning::{self, Released};
-use crate::driver::Driver;
-use crate::instruments::Instruments;
-use crate::services::{self, Services};
-use crate::tokens::{Holder, Tokens};
-use crate::usage::Disk;
+use crate::tokens::Holder;
+use crate::{random, services};
 
 pub const LIST_JOBS: &str = "/qlora.v1.JobService/ListJobs";
 const SUBMIT: &str = "/qlora.v1.JobService/Submit";
@@ -68,23 +65,18 @@ impl Coordinator {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Arc::new(MemoryStore::default());
-        let owner = store.load().await.expect("its state").owner();
-        let artifacts = ArtifactStore::open(folder.path(), &owner).await;
-        let artifacts = artifacts.expect("an artifact store");
-        let (released, going) = Released::of(artifacts.clone());
-        let driver = Driver::start(store.clone(), Limits::default(), released);
-        let driver = driver.await.expect("a driver");
-        let disk = Disk::of(store.clone(), artifacts.clone());
-        let token = Token::parse("a-secret-of-some-length", "test").expect("a token");
-        let services = Services {
-            instruments: Instruments::start(driver.clone(), disk),
-            driver,
+        let stored = store.load().await.expect("its state");
+        let artifacts = ArtifactStore::open(folder.path(), &stored.owner()).await;
+        let basis = Basis {
             store,
-            artifacts,
-            tokens: Tokens::new(token, &[]),
+            stored,
+            artifacts: artifacts.expect("an artifact store"),
+            token: Token::parse("a-secret-of-some-length", "test").expect("a token"),
+            limits: Limits::default(),
+            seed: random::seed().expect("random bytes"),
             loopback_only: true,
         };
-        tokio::spawn(cleaning::remove_released(services.clone(), going));
+        let services = basis.start().await.expect("services");
         let routes = services::routes(services).await.expect("routes");
         let mut coordinator = Self {
             service: TowerToHyperService::new(routes.into_axum_router()),

@@ -89,7 +89,7 @@ impl<S: JobStore> JobService for Services<S> {
         Ok(Response::new(ListJobsResponse {
             jobs: page.jobs.iter().map(convert::job).collect(),
             next: page.next.map_or(0, |next| next.0),
-            usage: Some(StoreUsage {
+            usage: usage.map(|usage| StoreUsage {
                 database_bytes: usage.database,
                 artifact_bytes: usage.artifacts,
             }),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use qlora_access::Fingerprint;
 use qlora_proto::{DAY_MS, Role};
 use qlora_store::TokenRecord;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::clock::now;
@@ -41,7 +41,7 @@ pub struct Issued {
     expires: Option<u64>,
     revoked: AtomicU64,
     /// Wakes whoever waits for its end.
-    ended: Notify,
+    ended: watch::Sender<()>,
     used_day: AtomicU64,
     /// The day that is in the store.
     stored_day: AtomicU64,
@@ -59,7 +59,7 @@ impl Issued {
             created: record.created_unix_ms,
             expires: record.expires_unix_ms,
             revoked: AtomicU64::new(record.revoked_unix_ms.unwrap_or(NONE)),
-            ended: Notify::new(),
+            ended: watch::Sender::new(()),
             used_day: AtomicU64::new(day),
             stored_day: AtomicU64::new(day),
         })
@@ -115,27 +115,36 @@ impl Issued {
     pub fn revoke(&self, wall: u64) {
         // The first time counts.
         let _ = self.revoked.compare_exchange(NONE, wall, AcqRel, Acquire);
-        self.ended.notify_waiters();
+        self.ended.send_replace(());
     }
 
     /// Waits until it is over.
     pub async fn over(&self) -> Denied {
+        // Before the check: a revocation between the two wakes it.
+        let mut told = self.ended.subscribe();
         loop {
-            // Before the check: a revocation between the two wakes it.
-            let told = self.ended.notified();
             let wall = now().wall.0;
             if let Err(denied) = self.check(wall) {
                 return denied;
             }
             match self.expires {
-                None => told.await,
+                // It is no fault: the sender lives in `self`.
+                None => {
+                    let _ = told.changed().await;
+                }
                 Some(at) => {
                     let left = Duration::from_millis(at.saturating_sub(wall));
                     // Told or not: the loop looks again.
-                    let _ = timeout(left.min(LOOK), told).await;
+                    let _ = timeout(left.min(LOOK), told.changed()).await;
                 }
             }
         }
+    }
+
+    /// How many wait for its end.
+    #[cfg(test)]
+    pub fn awaited(&self) -> usize {
+        self.ended.receiver_count()
     }
 
     /// Whether it was over so long ago that the list need not have it any more.

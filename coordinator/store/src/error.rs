@@ -69,6 +69,10 @@ pub enum StoreError {
         "this coordinator leads no longer on {place}: {fault}; start it again, and it waits as a standby"
     )]
     Deposed { place: String, fault: String },
+    #[error(
+        "another coordinator may have begun to lead on {place} while this one removed an artifact: {fault}; whoever reads it and does not find it sends it again"
+    )]
+    Unheld { place: String, fault: String },
     #[error("{what} in the database cannot be read and is set aside: {fault}")]
     Unreadable { what: String, fault: String },
     #[error("{what} cannot be written as JSON: {source}")]
@@ -99,6 +103,7 @@ impl StoreError {
             | Self::NotWritten { .. }
             | Self::Unsure { .. }
             | Self::ServerDamaged { .. }
+            | Self::Unheld { .. }
             | Self::Newer { .. }
             | Self::Unreadable { .. }
             | Self::Unwritable { .. }

@@ -25,7 +25,6 @@ mod tables;
 pub use artifacts::{
     ArtifactError, ArtifactPlace, ArtifactReader, ArtifactStat, ArtifactStore, BucketFault,
     BucketPlace, Claim, Digest256, Finished, InvalidDigest, InvalidPlace, Owner, Upload,
-    wait_in_place,
 };
 pub use bounds::Bounds;
 pub use error::StoreError;

@@ -188,14 +188,15 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Does `act`, which is of no store, so that nobody else leads before it has ended: what is
     /// removed for nobody needing it must not be removed after others may have come to need it. Only
-    /// where several processes may use one store there is anything to hold.
+    /// where several processes may use one store there is anything to hold. What has begun goes on
+    /// to its end, with all that `act` holds, also where nobody waits for it any more.
     ///
     /// # Errors
-    /// This process leads no more, or that cannot be read, and nothing is done; or `act` takes for
-    /// longer than it can be held for, and may have been done.
-    fn while_leading<T: Send>(
+    /// This process leads no more, or that cannot be read, and nothing is done; or
+    /// [`StoreError::Unheld`], and `act` may have been done.
+    fn while_leading<T: Send + 'static>(
         &self,
-        act: impl Future<Output = T> + Send,
+        act: impl Future<Output = T> + Send + 'static,
     ) -> impl Future<Output = Result<T, StoreError>> + Send {
         async { Ok(act.await) }
     }

@@ -473,7 +473,14 @@ async fn a_place_without_artifacts_is_refused_to_a_database_that_has_some() {
         assert!(matches!(again, Some(ArtifactError::Elsewhere { .. })));
         let poor = Owner::new("a".repeat(32), false);
         place.open_for(&poor).await.expect("a store");
-        // Artifacts that went one by one do not make it another's.
+        // Whoever led while there were none has marked it, and they lie with who led since.
+        let late = place.open_for(&rich).await.err();
+        assert!(matches!(late, Some(ArtifactError::Elsewhere { .. })));
+        assert_eq!(place.mark().await, format!("{}\n", "a".repeat(32)));
+        // A person knows that they are lost.
+        place.set_mark(&format!("{} lost\n", "a".repeat(32))).await;
         place.open_for(&rich).await.expect("its store");
+        let other = place.open_for(&owner()).await.err();
+        assert!(matches!(other, Some(ArtifactError::Foreign { .. })));
     }
 }

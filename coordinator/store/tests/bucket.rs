@@ -6,13 +6,15 @@ mod places;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 
-use common::{digest, owner};
+use common::{LIMIT, digest, owner};
 use object_store::ObjectStoreExt;
-use places::{PART, Place, Server, bucket_place, variables};
+use places::{Holding, PART, Place, Server, bucket_place, variables};
 use qlora_store::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 const BYTES: [u8; 3 * PART] = [5; 3 * PART];
 
@@ -255,4 +257,83 @@ async fn an_address_that_is_no_url_is_named_at_the_start_and_an_empty_one_is_not
     let (place, records) = (bucket_place(), folder.path());
     let opened = ArtifactStore::open_bucket(&place, &owner(), records, &variables).await;
     opened.map(drop).expect("a store");
+}
+
+async fn put(store: &ArtifactStore, bytes: &[u8]) {
+    let upload = store.upload(&digest(bytes), bytes.len() as u64, 0).await;
+    let mut upload = upload.expect("an upload");
+    upload.write(bytes.to_vec()).await.expect("bytes");
+    let finished = upload.finish().await.expect("the right bytes");
+    finished.publish().await.expect("a name");
+}
+
+/// A store whose requests can be held.
+async fn held() -> (ArtifactStore, Holding, Place) {
+    let (place, holding) = (Place::bucket(), Server::get().holding().await);
+    let bucket = place.bucket.as_ref().expect("a bucket");
+    let variables = variables(&holding.address);
+    let store = ArtifactStore::open_bucket(bucket, &owner(), place.folder.path(), &variables).await;
+    (store.expect("a store"), holding, place)
+}
+
+#[tokio::test]
+async fn a_removal_on_the_wire_keeps_those_waiting_who_ask_for_this_artifact_and_nobody_else() {
+    let (store, holding, _place) = held().await;
+    for bytes in [&b"goes"[..], b"stays"] {
+        put(&store, bytes).await;
+    }
+    holding.hold("DELETE");
+    let removing = store.clone();
+    let removal =
+        tokio::spawn(async move { removing.release(&digest(b"goes"), async { false }).await });
+    holding.holds().await;
+    let stat = timeout(LIMIT, store.stat(&digest(b"stays"))).await;
+    assert!(stat.expect("an answer").expect("a stat").complete);
+    let (name, mut context) = (digest(b"goes"), Context::from_waker(Waker::noop()));
+    let mut gone = Box::pin(store.stat(&name));
+    assert!(gone.as_mut().poll(&mut context).is_pending());
+    holding.let_pass();
+    assert!(removal.await.expect("an end"));
+    assert!(!gone.await.expect("a stat").complete);
+}
+
+#[tokio::test]
+async fn an_upload_whose_end_nobody_waited_for_is_ended_in_the_bucket_later() {
+    let (store, holding, place) = held().await;
+    let upload = store.upload(&digest(&BYTES), BYTES.len() as u64, 0).await;
+    let mut upload = upload.expect("an upload");
+    upload.write(BYTES.to_vec()).await.expect("bytes");
+    let finished = upload.finish().await.expect("the right bytes");
+    holding.hold("DELETE");
+    tokio::select! {
+        () = finished.discard() => panic!("it has ended"),
+        () = holding.holds() => {}
+    }
+    holding.let_pass();
+    assert_eq!(place.begun().await, 1);
+    store.clean().await;
+    assert_eq!(place.begun().await, 0);
+    assert_eq!(
+        fs::read_dir(place.folder.path()).expect("a folder").count(),
+        0
+    );
+}
+
+/// As where its sender goes away while it begins.
+#[tokio::test]
+async fn an_upload_that_began_for_nobody_is_ended_in_the_bucket() {
+    let (store, holding, place) = held().await;
+    let upload = store.upload(&digest(&BYTES), BYTES.len() as u64, 0).await;
+    let mut upload = upload.expect("an upload");
+    holding.hold("POST");
+    tokio::select! {
+        written = upload.write(BYTES.to_vec()) => panic!("it has ended: {written:?}"),
+        () = holding.holds() => {}
+    }
+    drop(upload);
+    let ended = holding.passes("DELETE");
+    holding.let_pass();
+    // It begins at another try, and ends since nobody has it.
+    timeout(LIMIT, ended).await.expect("an end");
+    assert_eq!(place.begun().await, 0);
 }

@@ -209,6 +209,31 @@ async fn an_upload_that_is_given_up_in_a_write_leaves_a_part_that_can_be_gone_on
     assert!(store.stat(&name).await.expect("a stat").complete);
 }
 
+/// A standby with a folder of its own is one until the leader has artifacts, and never settled.
+#[tokio::test]
+async fn who_waits_to_lead_is_accepted_where_the_leader_has_been_and_not_in_an_empty_folder() {
+    let (shared, own) = (tempfile::tempdir(), tempfile::tempdir());
+    let (shared, own) = (shared.expect("a folder"), own.expect("a folder"));
+    let poor = Owner::new("a".repeat(32), false);
+    let rich = Owner::new("a".repeat(32), true);
+    let check = async |folder: &Path, owner: &Owner| {
+        let checked = ArtifactStore::check(folder.to_owned(), owner.clone()).await;
+        checked.err()
+    };
+    for folder in [shared.path(), own.path(), &own.path().join("none")] {
+        let fault = check(folder, &poor).await;
+        assert!(matches!(fault, Some(ArtifactError::Unmarked { .. })));
+    }
+    let leader = ArtifactStore::open(shared.path(), &poor).await;
+    assert!(check(shared.path(), &poor).await.is_none());
+    put(&leader.expect("a store"), BYTES).await;
+    assert!(check(shared.path(), &rich).await.is_none());
+    let fault = check(own.path(), &rich).await;
+    assert!(matches!(fault, Some(ArtifactError::Elsewhere { .. })));
+    let is_untouched = fs::read_dir(own.path()).expect("a folder").next().is_none();
+    assert!(is_untouched, "it was marked by who may not lead");
+}
+
 /// As programs that show folders to people leave it in each.
 #[tokio::test]
 async fn a_stray_file_among_the_shelves_keeps_no_start_and_no_sweep() {

@@ -17,6 +17,7 @@ use qlora_store::{
     Write,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 fn save(id: u64) -> Vec<Write> {
@@ -101,7 +102,10 @@ async fn a_deposed_leader_removes_no_artifact() {
     let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'";
     execute(&url, end).await;
     let new = leads(&mut Candidate::new(database(&url)), "b:1").await;
-    let remove = || artifacts.release(&name, async { false });
+    let remove = || {
+        let (artifacts, name) = (artifacts.clone(), name.clone());
+        async move { artifacts.release(&name, async { false }).await }
+    };
     let fault = old.while_leading(remove()).await.expect_err("a removal");
     assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
     assert!(artifacts.look(&name).await.expect("a look").complete);
@@ -117,7 +121,7 @@ async fn nobody_begins_to_lead_while_the_leader_removes() {
     let mut session = admin(&url).await;
     // As a new leader does, without patience.
     let begin = "SET lock_timeout = '100ms'; UPDATE qlora.leader SET epoch = epoch + 1";
-    let removal = async { sqlx::raw_sql(begin).execute(&mut session).await };
+    let removal = async move { sqlx::raw_sql(begin).execute(&mut session).await };
     let begun = timeout(LIMIT, old.while_leading(removal)).await;
     let fault = begun.expect("an end").expect("a removal");
     let fault = fault.expect_err("another leader begins").to_string();
@@ -126,6 +130,62 @@ async fn nobody_begins_to_lead_while_the_leader_removes() {
     let late = old.while_leading(async { panic!("it removes") }).await;
     let fault: StoreError = late.expect_err("two lead");
     assert!(matches!(fault, StoreError::Deposed { .. }), "{fault}");
+}
+
+/// The server ends a transaction that is idle for 3 s.
+#[tokio::test]
+async fn nobody_begins_to_lead_before_the_end_of_a_removal_that_takes_long() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let old = lead(&url, Bounds::default()).await;
+    let mut session = admin(&url).await;
+    let begin = "SET lock_timeout = '100ms'; UPDATE qlora.leader SET epoch = epoch + 1";
+    let removal = async move {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        sqlx::raw_sql(begin).execute(&mut session).await
+    };
+    let begun = timeout(LIMIT, old.while_leading(removal)).await;
+    let begun = begun.expect("an end").expect("it is held");
+    let fault = begun.expect_err("another leader begins").to_string();
+    assert!(fault.contains("lock timeout"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_removal_goes_on_to_its_end_where_nobody_waits_for_it_any_more() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let leader = lead(&url, Bounds::default()).await;
+    let (begins, begun) = oneshot::channel();
+    let (goes_on, going) = oneshot::channel();
+    let (ends, ended) = oneshot::channel();
+    let removal = async move {
+        begins.send(()).expect("somebody who waits");
+        going.await.expect("word");
+        ends.send(()).expect("somebody who waits");
+    };
+    tokio::select! {
+        done = leader.while_leading(removal) => panic!("it has ended: {done:?}"),
+        begun = begun => begun.expect("a beginning"),
+    }
+    goes_on.send(()).expect("a removal that goes on");
+    timeout(LIMIT, ended)
+        .await
+        .expect("an end")
+        .expect("an end");
+}
+
+#[tokio::test]
+async fn a_removal_that_could_not_be_held_to_its_end_says_so() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let leader = lead(&url, Bounds::default()).await;
+    let cut = url.clone();
+    let removal = async move {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+        execute(&cut, end).await;
+    };
+    let fault = leader.while_leading(removal).await.expect_err("no hold");
+    assert!(matches!(fault, StoreError::Unheld { .. }), "{fault}");
 }
 
 #[tokio::test]

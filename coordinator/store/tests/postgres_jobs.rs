@@ -1,4 +1,5 @@
-//! Ended jobs in a PostgreSQL database: those of an earlier version, and those that are damaged.
+//! Jobs in a PostgreSQL database: those of an earlier version, ended ones that are damaged, many that are
+//! written at once, and whether any has artifacts.
 //! Tests with a real server; what every store keeps is in the conformance suite.
 
 mod common;
@@ -8,11 +9,11 @@ mod postgres;
 
 use std::time::Duration;
 
-use common::{LIMIT, database, job, lead, leads};
+use common::{LIMIT, database, entry, job, lead, leads, line, point};
 use postgres::Postgres;
-use qlora_engine::{Ended, Job, JobId, JobState, Millis};
+use qlora_engine::{Artifact, ArtifactKind, Ended, Job, JobId, JobState, Millis};
 use qlora_store::{
-    Bounds, Campaign, Candidate, JobQuery, JobStore, PostgresStore, StoreError, Write,
+    Bounds, Campaign, Candidate, JobQuery, JobStore, Owner, PostgresStore, StoreError, Write,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::timeout;
@@ -237,4 +238,83 @@ async fn lists_and_a_start_look_jobs_up_by_their_state_and_number() {
     let (all_after, of_index_after) = scans(&mut session).await;
     assert_eq!(all_after, all, "all jobs were read");
     assert!(of_index_after > of_index, "{of_index_after}");
+}
+
+/// One after the other: a job without artifacts whose texts look like some, an ended one that has made
+/// one, and one that was given a file.
+#[tokio::test]
+async fn who_waits_to_lead_learns_whether_any_job_has_an_artifact() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let leader = lead(&url, Bounds::default()).await;
+    let mut candidate = Candidate::new(database(&url));
+    let answer = candidate.ask("b:1").await.expect("an answer");
+    assert!(matches!(answer, Campaign::Stands { .. }), "two lead");
+    let mut poor = job(1);
+    poor.spec.files.clear();
+    poor.spec.name = r#""files":[{}],"artifacts":[{}]"#.into();
+    poor.spec.config_json = serde_json::json!({"files": [{}]}).to_string();
+    let mut made = poor.clone();
+    made.state = JobState::Succeeded { at: Millis(9) };
+    made.artifacts.push(Artifact {
+        kind: ArtifactKind::Adapter,
+        name: "adapter".into(),
+        step: 1,
+        digest: "d".into(),
+        size: 3,
+    });
+    let given = vec![(poor, false), (made, true), (job(1), true)];
+    for (job, has_artifacts) in given {
+        leader
+            .apply(vec![Write::RemoveJob(job.id)])
+            .await
+            .expect("a write");
+        leader
+            .apply(vec![Write::SaveJob(Box::new(job))])
+            .await
+            .expect("a write");
+        let stored = leader.load().await.expect("jobs");
+        assert_eq!(
+            stored.owner(),
+            Owner::new(stored.coordinator_id.clone(), has_artifacts)
+        );
+        assert_eq!(candidate.owner().await, Some(stored.owner()));
+    }
+}
+
+/// Counts the statements that add rows.
+const COUNTS: &str = "
+CREATE TABLE qlora.statements (of TEXT);
+CREATE FUNCTION qlora.counted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO qlora.statements VALUES (TG_TABLE_NAME); RETURN NULL; END $$;
+CREATE TRIGGER counted AFTER INSERT ON qlora.jobs FOR EACH STATEMENT EXECUTE FUNCTION qlora.counted();
+CREATE TRIGGER counted AFTER INSERT ON qlora.metrics FOR EACH STATEMENT EXECUTE FUNCTION qlora.counted();
+CREATE TRIGGER counted AFTER INSERT ON qlora.logs FOR EACH STATEMENT EXECUTE FUNCTION qlora.counted();
+CREATE TRIGGER counted AFTER INSERT ON qlora.journal FOR EACH STATEMENT EXECUTE FUNCTION qlora.counted()";
+
+#[tokio::test]
+async fn a_batch_takes_one_statement_for_each_kind_of_row() {
+    let server = Postgres::start();
+    let url = server.database("jobs");
+    let store = lead(&url, Bounds::default()).await;
+    let mut session = session(&url).await;
+    execute(&mut session, COUNTS).await;
+    let writes = (1..=100).flat_map(|id| {
+        let (points, lines) = (vec![point(id)], vec![line("a")]);
+        let saved = Write::SaveJob(Box::new(job(id)));
+        let job = JobId(id);
+        [
+            saved,
+            Write::Metrics { job, points },
+            Write::Logs { job, lines },
+            Write::Journal(entry("a")),
+        ]
+    });
+    store.apply(writes.collect()).await.expect("a write");
+    let stored = store.load().await.expect("jobs");
+    assert_eq!(stored.jobs.len(), 100);
+    let counted =
+        sqlx::query_as("SELECT of, COUNT(*) FROM qlora.statements GROUP BY of ORDER BY of");
+    let counted: Vec<(String, i64)> = counted.fetch_all(&mut session).await.expect("counts");
+    let once = ["jobs", "journal", "logs", "metrics"].map(|of| (of.to_owned(), 1));
+    assert_eq!(counted, once);
 }

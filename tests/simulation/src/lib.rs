@@ -88,7 +88,6 @@ fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         clocks::install();
-        qlora_store::wait_in_place();
         simulated::replace(connect);
     });
 }

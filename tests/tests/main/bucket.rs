@@ -148,6 +148,26 @@ fn a_coordinator_with_another_database_is_refused_the_artifacts_of_one_that_runs
 }
 
 #[test]
+fn a_standby_with_a_folder_of_its_own_says_what_it_waits_for_and_ends_once_there_are_artifacts() {
+    let server = Postgres::start();
+    let mut world = World::new(&["--database", &server.database("jobs")]);
+    let own = world.path("own").to_string_lossy().into_owned();
+    let (mut standby, address) = world.another_coordinator_with("own", &["--artifacts", &own]);
+    wait_until("word of the mark", || {
+        let log = standby.log();
+        log.contains("waiting for the leader to mark").then_some(())
+    });
+    let answer = try_http(&address, "GET", "/healthz", &[], b"").expect("an answer");
+    assert_eq!(answer.status, 503);
+    let _worker = world.worker("a", &[]);
+    let config = world.config("training: {max_steps: 2}");
+    let id = world.submit(&config, &[]);
+    succeeded_once(&world.ended(id));
+    assert_eq!(standby.exit_code(), Some(3), "{}", standby.log());
+    assert!(standby.log().contains("Q0602"), "{}", standby.log());
+}
+
+#[test]
 fn a_standby_that_takes_over_while_the_bucket_is_silent_refuses_calls_and_then_leads() {
     let (database, bucket) = (Postgres::start(), server());
     let proxy = Proxy::to(bucket.address.trim_start_matches("http://"));

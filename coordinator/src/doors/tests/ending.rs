@@ -1,5 +1,7 @@
 //! Bodies that end with their token.
 
+use std::task::{Context, Waker};
+
 use http_body::Body as _;
 
 use super::*;
@@ -8,6 +10,7 @@ use super::*;
 async fn a_stream_breaks_off_at_its_next_message_once_its_token_is_over() {
     let (doors, _) = with_roles();
     let issued = doors.tokens.get(3).expect("a token");
+    let term = || Term::of(issued.clone());
     let pieces = || {
         let all = ["one", "two", "three"].map(Ok::<_, std::convert::Infallible>);
         Body::from_stream(tokio_stream::iter(all))
@@ -15,9 +18,9 @@ async fn a_stream_breaks_off_at_its_next_message_once_its_token_is_over() {
     let next = async |body: &mut Ending| {
         std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context)).await
     };
-    let mut answer = Ending::new(pieces(), issued.clone(), Way::Call);
-    let mut sent = Ending::new(pieces(), issued.clone(), Way::Request);
-    let mut held_back = Ending::new(Body::empty(), issued.clone(), Way::Request);
+    let mut answer = Ending::new(pieces(), term(), Way::Call);
+    let mut sent = Ending::new(pieces(), term(), Way::Request);
+    let mut held_back = Ending::new(Body::empty(), term(), Way::Request);
     for body in [&mut answer, &mut sent] {
         for _ in 0..2 {
             let frame = next(&mut *body).await.expect("a frame").expect("a piece");
@@ -42,9 +45,60 @@ async fn a_stream_breaks_off_at_its_next_message_once_its_token_is_over() {
     assert!(next(&mut held_back).await.expect("a frame").is_err());
     assert!(next(&mut held_back).await.is_none());
     // An answer that had not begun does not begin.
-    let mut late = Ending::new(pieces(), issued, Way::Call);
+    let mut late = Ending::new(pieces(), term(), Way::Call);
     let first = next(&mut late).await.expect("a frame").expect("an end");
     assert!(first.is_trailers());
+}
+
+/// Of a call that has not been sent whole, before its answer begins and after.
+#[tokio::test]
+async fn a_call_waits_once_for_the_end_of_its_token() {
+    let (doors, given) = with_roles();
+    let (_, token) = given.last().expect("a token");
+    let issued = doors.tokens.get(given.len() as u64).expect("a token");
+    let silent = || Body::from_stream(tokio_stream::pending::<Result<&str, std::io::Error>>());
+    let (answers, answered) = tokio::sync::oneshot::channel::<()>();
+    let answered = Arc::new(tokio::sync::Mutex::new(answered));
+    let handler = move |request: Request| async move {
+        let mut sent = request.into_body();
+        let read =
+            std::future::poll_fn(|context| std::pin::Pin::new(&mut sent).poll_frame(context));
+        tokio::select! {
+            biased;
+            _ = read => panic!("it has ended"),
+            _ = async { (&mut *answered.lock().await).await } => {}
+        }
+        // It is read on while the answer is sent.
+        let both =
+            tokio_stream::StreamExt::merge(sent.into_data_stream(), silent().into_data_stream());
+        Body::from_stream(both)
+    };
+    const HELD: &str = "/qlora.v1.WorkerService/Synchronize";
+    let layer = axum::middleware::from_fn_with_state(doors.clone(), guard);
+    let router = axum::Router::new()
+        .route(HELD, axum::routing::any(handler))
+        .layer(layer);
+    let bearer = format!("Bearer {}", token.secret());
+    let headers = [
+        ("content-type", "application/grpc"),
+        ("authorization", &bearer),
+    ];
+    let request = request(Version::HTTP_2, "POST", HELD, &headers).map(|_| silent());
+    let service = hyper_util::service::TowerToHyperService::new(router);
+    let mut call = Box::pin(hyper::service::Service::call(&service, request));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(call.as_mut().poll(&mut context).is_pending());
+    assert_eq!(issued.awaited(), 1);
+    answers.send(()).expect("a call that is held");
+    let mut answer = call.await.expect("an answer").into_body();
+    assert!(
+        std::pin::Pin::new(&mut answer)
+            .poll_frame(&mut context)
+            .is_pending()
+    );
+    assert_eq!(issued.awaited(), 1);
+    drop(answer);
+    assert_eq!(issued.awaited(), 0);
 }
 
 #[tokio::test]
@@ -64,7 +118,7 @@ async fn a_silent_stream_ends_when_its_token_is_revoked_or_expires() {
     for (expires, revoke) in [(None, true), (Some(soon), false)] {
         let tokens = Tokens::new(token(), &[record(expires)]);
         let issued = tokens.get(1).expect("a token");
-        let mut body = Ending::new(silent(), issued.clone(), Way::Call);
+        let mut body = Ending::new(silent(), Term::of(issued.clone()), Way::Call);
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let mut begun = Some(begun);
         let waiting = tokio::spawn(async move {

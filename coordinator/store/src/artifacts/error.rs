@@ -55,9 +55,14 @@ pub enum ArtifactError {
         id: String,
     },
     #[error(
-        "jobs of the database have artifacts, and there are none where {path} would lie; nothing was changed"
+        "jobs of the database have artifacts, and there are none beside {path}; nothing was changed"
     )]
     Elsewhere { path: String, id: String },
+    /// For somebody who waits to lead; it is over as soon as the leader has opened the place.
+    #[error(
+        "there are no artifacts beside {path} yet, and the leader has not written it; if it does not, its --artifacts or --state-dir is another one"
+    )]
+    Unmarked { path: String },
     #[error("artifacts in {place}: {fault}")]
     Bucket { place: String, fault: BucketFault },
 }
@@ -77,6 +82,7 @@ impl ArtifactError {
             | Self::Io { .. }
             | Self::Foreign { .. }
             | Self::Elsewhere { .. }
+            | Self::Unmarked { .. }
             | Self::Bucket { .. } => Code::ArtifactStore,
         }
     }

@@ -4,11 +4,11 @@
 //! beside them hold what is the same for both: names, errors, and which artifacts may go.
 
 mod blocking;
+mod claims;
 mod digest;
 mod error;
 mod folder;
 mod found;
-mod marks;
 mod owner;
 mod place;
 mod reader;
@@ -16,10 +16,9 @@ mod s3;
 mod store;
 mod upload;
 
-pub use blocking::wait_in_place;
+pub use claims::Claim;
 pub use digest::{Digest256, InvalidDigest};
 pub use error::ArtifactError;
-pub use marks::Claim;
 pub use owner::Owner;
 pub use place::{ArtifactPlace, BucketPlace, InvalidPlace};
 pub use reader::ArtifactReader;

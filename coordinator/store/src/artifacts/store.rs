@@ -2,18 +2,16 @@
 //! needs. The backends know how bytes lie in a folder or in a bucket.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, MutexGuard};
-
-use super::blocking::{blocking, on_thread};
+use super::blocking::Waits;
+use super::claims::{Claim, Claims};
 use super::digest::Digest256;
 use super::error::{ArtifactError, at};
 use super::folder::{FileReader, FileUpload, Folder, check, older_than};
 use super::found::Found;
-use super::marks::{Claim, Marks};
 use super::owner::Owner;
 use super::place::BucketPlace;
 use super::reader::ArtifactReader;
@@ -41,7 +39,7 @@ pub struct ArtifactStore {
     backend: Backend,
     /// When somebody was last told that an artifact is there, and need not send it.
     told: Arc<Mutex<HashMap<Digest256, Instant>>>,
-    marks: Marks,
+    claims: Claims,
 }
 
 #[derive(Clone)]
@@ -58,17 +56,30 @@ impl ArtifactStore {
     /// The folder is another's, it lacks the artifacts of `owner`, or it cannot be used. Then nothing
     /// is removed.
     pub async fn open(folder: &Path, owner: &Owner) -> Result<Self, ArtifactError> {
-        let folder = Folder::open(folder, owner, KEEP)?;
+        let folder = Folder::open(folder, owner, KEEP, Waits::Thread)?;
         Ok(Self::on(Backend::Folder(Arc::new(folder))))
     }
 
-    /// As [`Self::open`] judges whether `folder` can be `owner`'s, for somebody who may open it
-    /// later; changes nothing.
+    /// As [`Self::open`], for a simulation: whoever calls waits for the disk itself, since what
+    /// happens in one thread must not depend on how fast another is.
     ///
     /// # Errors
-    /// The folder is another's, it lacks the artifacts of `owner`, or it cannot be read.
-    pub fn check(folder: &Path, owner: &Owner) -> Result<(), ArtifactError> {
-        check(folder, owner).map(drop)
+    /// As [`Self::open`].
+    pub async fn open_in_place(folder: &Path, owner: &Owner) -> Result<Self, ArtifactError> {
+        let folder = Folder::open(folder, owner, KEEP, Waits::Task)?;
+        Ok(Self::on(Backend::Folder(Arc::new(folder))))
+    }
+
+    /// Whether `folder` is where the leader keeps the artifacts of `owner`, for somebody who waits to
+    /// open it as the next leader; changes nothing.
+    ///
+    /// # Errors
+    /// The folder is another's, it lacks the artifacts of `owner`, or it cannot be read; or it is
+    /// [`ArtifactError::Unmarked`], and may be the leader's own or not.
+    pub async fn check(folder: PathBuf, owner: Owner) -> Result<(), ArtifactError> {
+        let path = folder.clone();
+        let ended = Waits::Thread.run(move || check(&folder, &owner)).await;
+        ended.map_err(|e| at(&path)(std::io::Error::other(e)))?
     }
 
     /// Opens the store in the bucket at `place`, by the `AWS_*` ones of `variables`, marks it as
@@ -106,7 +117,7 @@ impl ArtifactStore {
         Self {
             backend,
             told: Arc::default(),
-            marks: Marks::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -141,24 +152,19 @@ impl ArtifactStore {
     /// What there is of an artifact, for somebody who relies on it: one that is complete stays for
     /// a day.
     pub async fn stat(&self, digest: &Digest256) -> Result<ArtifactStat, ArtifactError> {
-        // Before it is looked for, so that it does not go between the look and the answer.
-        let now = Instant::now();
-        let before = self.told().await.insert(digest.clone(), now);
-        let found = self.look(digest).await;
-        if !found.as_ref().is_ok_and(|stat| stat.complete) {
-            let mut told = self.told().await;
-            if told.get(digest) == Some(&now) {
-                told.remove(digest);
-                told.extend(before.map(|before| (digest.clone(), before)));
-            }
+        // It does not go between the look and the answer. Where it goes, others are not kept waiting.
+        let _claim = self.claims.claim_after(digest).await;
+        let stat = self.look(digest).await?;
+        if stat.complete {
+            self.told().insert(digest.clone(), Instant::now());
         }
-        found
+        Ok(stat)
     }
 
     /// Keeps an artifact for somebody who is about to refer to it, who looks for it after this and
     /// drops the claim once the reference is durable. None while it is being removed.
     pub fn claim(&self, digest: &Digest256) -> Option<Claim> {
-        self.marks.claim(digest)
+        self.claims.claim(digest)
     }
 
     /// What there is of an artifact. In a folder its bytes are hashed if they were not before; in
@@ -201,30 +207,31 @@ impl ArtifactStore {
         digest: &Digest256,
         is_needed: impl Future<Output = bool> + Send,
     ) -> bool {
-        let Some(_going) = self.marks.go(digest) else {
+        // Nobody is told of it meanwhile, since nobody claims it.
+        let Some(going) = self.claims.go(digest) else {
             return false;
         };
-        // Held meanwhile, so that nobody is told of it.
-        let told = self.told().await;
-        let was_told = told.get(digest).is_some_and(|told| told.elapsed() < KEEP);
-        let goes = !was_told && !is_needed.await;
-        if goes {
-            match &self.backend {
-                Backend::Folder(folder) => {
-                    let name = digest.clone();
-                    let removed = on_disk(folder, move |folder| {
-                        folder.remove(&name);
-                        Ok(())
-                    });
-                    if let Err(e) = removed.await {
-                        tracing::warn!("{e}");
-                    }
-                }
-                Backend::Bucket(bucket) => bucket.remove(digest).await,
-            }
+        let told = self.told().get(digest).copied();
+        let was_told = told.is_some_and(|told| told.elapsed() < KEEP);
+        if was_told || is_needed.await {
+            return false;
         }
-        drop(told);
-        goes
+        match &self.backend {
+            Backend::Folder(folder) => {
+                let name = digest.clone();
+                let removed = on_disk(folder, move |folder| {
+                    folder.remove(&name);
+                    // Here, since it is removed also where nobody waits for that any more.
+                    drop(going);
+                    Ok(())
+                });
+                if let Err(e) = removed.await {
+                    tracing::warn!("{e}");
+                }
+            }
+            Backend::Bucket(bucket) => bucket.remove(digest).await,
+        }
+        true
     }
 
     /// Gives artifacts that nobody has sent within a day to `release`, one after the other, and
@@ -252,7 +259,7 @@ impl ArtifactStore {
                 removed += release_all(old, &release).await;
             }
         }
-        self.told().await.retain(|_, told| told.elapsed() < KEEP);
+        self.told().retain(|_, told| told.elapsed() < KEEP);
         Ok(removed)
     }
 
@@ -265,9 +272,9 @@ impl ArtifactStore {
     ) -> Result<Upload, ArtifactError> {
         Ok(Upload(match &self.backend {
             Backend::Folder(folder) => {
-                let (folder, name) = (folder.clone(), digest.clone());
+                let (waits, folder, name) = (folder.waits, folder.clone(), digest.clone());
                 let open = move || FileUpload::open(folder, &name, size, offset);
-                UploadTo::Folder(blocking(digest, open).await??)
+                UploadTo::Folder(waits.run_for(digest, open).await??)
             }
             Backend::Bucket(bucket) => {
                 UploadTo::Bucket(ObjectUpload::open(bucket.clone(), digest, size, offset)?)
@@ -308,18 +315,17 @@ impl ArtifactStore {
     async fn find(&self, digest: &Digest256) -> Result<Found, ArtifactError> {
         match &self.backend {
             Backend::Folder(folder) => {
+                let (waits, path) = (folder.waits, folder.final_path(digest));
                 let (folder, name) = (folder.clone(), digest.clone());
-                let path = folder.final_path(digest);
-                blocking(digest, move || folder.find(&name))
-                    .await?
-                    .map_err(at(&path))
+                let found = waits.run_for(digest, move || folder.find(&name)).await?;
+                found.map_err(at(&path))
             }
             Backend::Bucket(bucket) => bucket.find(digest).await,
         }
     }
 
-    async fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
-        self.told.lock().await
+    fn told(&self) -> MutexGuard<'_, HashMap<Digest256, Instant>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -334,12 +340,13 @@ async fn release_all<R: Future<Output = bool> + Send>(
     removed
 }
 
-/// Runs `f` on a thread that may wait for the disk of `folder`.
+/// Runs `f`, which may wait for the disk of `folder`.
 async fn on_disk<T: Send + 'static>(
     folder: &Arc<Folder>,
     f: impl FnOnce(&Folder) -> Result<T, ArtifactError> + Send + 'static,
 ) -> Result<T, ArtifactError> {
-    let (folder, path) = (folder.clone(), folder.path().to_owned());
-    let ended = on_thread(move || f(&folder)).await;
+    let (waits, path) = (folder.waits, folder.path().to_owned());
+    let folder = folder.clone();
+    let ended = waits.run(move || f(&folder)).await;
     ended.map_err(|e| at(&path)(std::io::Error::other(e)))?
 }

@@ -6,9 +6,9 @@ use sqlx::postgres::PgConnection;
 use crate::start::brief;
 
 /// Writes what a start reads of those of `jobs` that have ended.
-pub(super) async fn save_briefs(
+pub(super) async fn save_briefs<'a>(
     session: &mut PgConnection,
-    jobs: &[Job],
+    jobs: impl Iterator<Item = &'a Job>,
 ) -> Result<(), sqlx::Error> {
     let (mut ids, mut briefs) = (Vec::new(), Vec::new());
     for job in jobs {

@@ -19,8 +19,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 const MIGRATION: Duration = Duration::from_secs(600);
 
 /// What every session sets. The server notices within 4 s that a peer has vanished, and then gives
-/// its locks away; a transaction that nobody goes on with ends. A commit returns once it is on disk,
-/// whatever the server's own setting is.
+/// its locks away; a transaction that nobody goes on with for 3 s ends: longer than [`PATIENCE`], so that
+/// one that waits for an act can be kept. A commit returns once it is on disk, whatever the server's
+/// own setting is.
 const SETTINGS: [(&str, &str); 9] = [
     ("search_path", "qlora"),
     ("synchronous_commit", "on"),
@@ -66,8 +67,9 @@ pub struct Database {
 }
 
 impl Database {
-    /// Lets a statement or a commit take so long and no longer. Three of them, one after the other,
-    /// are the longest wait for the fate of a commit, so that it is to be a third of a lease or less.
+    /// Lets a statement or a commit take so long and no longer. The fate of a commit is known after
+    /// two of them: one for its own answer, and one for that of a new connection. With one for the
+    /// statement before it they fill a lease, so that it is to be a third of a lease or less.
     #[must_use]
     pub fn answering_within(self, limit: Duration) -> Self {
         Self { limit, ..self }

@@ -42,7 +42,7 @@ async fn one_page(session: &mut PgConnection, found: &[PgRow]) -> Result<(), sql
     }
     sqlx::raw_sql("BEGIN").execute(&mut *session).await?;
     save_states(session, &readable).await?;
-    save_briefs(session, &readable).await?;
+    save_briefs(session, readable.iter()).await?;
     sqlx::raw_sql("COMMIT").execute(session).await?;
     Ok(())
 }

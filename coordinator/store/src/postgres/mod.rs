@@ -5,10 +5,12 @@
 //! each leader has an epoch, and every transaction checks it and holds it.
 
 mod briefs;
+mod bulk;
 mod candidate;
 mod database;
 mod fault;
 mod fill;
+mod holding;
 mod jobs;
 mod leadership;
 mod migrate;

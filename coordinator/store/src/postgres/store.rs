@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use qlora_engine::{Job, JobId};
 use sqlx::postgres::PgPool;
 
-use super::database::{Database, PATIENCE, Readers, within};
+use super::database::{Database, Readers};
 use super::fault::not_read;
+use super::holding::hold;
 use super::jobs;
 use super::leadership::{Leadership, Watched};
 use super::writer::{Transaction, Writer};
 use super::writes::writable;
 use crate::bounds::Bounds;
-use crate::error::StoreError;
+use crate::error::{StoreError, said};
 use crate::named::{Named, mark_told};
 use crate::page::{JobQuery, Page};
 use crate::records::{
@@ -123,11 +124,10 @@ impl JobStore for PostgresStore {
         transaction.commit(entries).await
     }
 
-    /// It holds the epoch in a transaction of its own, for whose end the next leader waits. The server
-    /// ends one that is idle for longer than [`PATIENCE`].
-    async fn while_leading<T: Send>(
+    /// It holds the epoch in a transaction of its own, for whose end the next leader waits.
+    async fn while_leading<T: Send + 'static>(
         &self,
-        act: impl Future<Output = T> + Send,
+        act: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.leadership.check()?;
         let mut held = self.read(self.readers.pool.begin()).await?;
@@ -136,10 +136,18 @@ impl JobStore for PostgresStore {
         if found != self.leadership.epoch {
             return Err(self.leadership.deposed(found));
         }
-        let done = within(PATIENCE, async { Ok(act.await) }).await;
-        // Whatever becomes of it: it has changed nothing.
-        let _ = self.read(held.rollback()).await;
-        done.map_err(|e| self.unread(e))
+        // Whoever waits here may go away, and what is under way on a disk or on the wire cannot be
+        // called back.
+        let acting = tokio::spawn(hold(held, act));
+        let fault = match acting.await {
+            Ok((done, Ok(()))) => return Ok(done),
+            Ok((_, Err(e))) => said(&e),
+            Err(e) => e.to_string(),
+        };
+        Err(StoreError::Unheld {
+            place: self.database.to_string(),
+            fault,
+        })
     }
 
     async fn load(&self) -> Result<Stored, StoreError> {

@@ -1,6 +1,7 @@
 //! Where artifacts lie in tests: in a folder, and in a bucket of a server that others wrote.
 #![allow(dead_code)]
 
+mod holding;
 #[path = "../../../../tests/src/s3.rs"]
 mod s3;
 
@@ -17,6 +18,7 @@ use s3::{BUCKET, S3Server};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+pub use self::holding::Holding;
 use crate::common::owner;
 
 /// The least that the server takes, so that small artifacts have several parts.
@@ -37,6 +39,11 @@ impl Server {
     /// Variables by which the server is reached.
     pub fn variables(&self) -> Vec<(String, String)> {
         variables(&self.0.address)
+    }
+
+    /// A way to it on which requests can be held.
+    pub async fn holding(&self) -> Holding {
+        Holding::before(&self.0.address).await
     }
 
     /// A client beside the store's.
@@ -144,6 +151,20 @@ impl Place {
         let found = Server::get().client().get(&key).await.expect("a mark");
         let bytes = found.bytes().await.expect("its bytes");
         String::from_utf8(bytes.to_vec()).expect("a text")
+    }
+
+    /// Writes the mark, as a person does.
+    pub async fn set_mark(&self, text: &str) {
+        let Some(place) = &self.bucket else {
+            let path = self.folder.path().join("qlora-owner");
+            return fs::write(path, text).expect("a mark");
+        };
+        let key = format!("{}/qlora-owner", place.prefix).into();
+        let put = Server::get()
+            .client()
+            .put(&key, text.to_owned().into())
+            .await;
+        put.expect("a mark");
     }
 
     /// Takes the mark away, as a place of an earlier version has none.

@@ -15,6 +15,7 @@ use super::hashes::{Hashes, Stamp, hash_of};
 use super::mark;
 use super::partial::{Parts, bytes_in};
 use super::shelves::shelves;
+use crate::artifacts::blocking::Waits;
 use crate::artifacts::digest::Digest256;
 use crate::artifacts::error::{ArtifactError, at};
 use crate::artifacts::found::Found;
@@ -29,12 +30,19 @@ pub(in crate::artifacts) struct Folder {
     pub(super) parts: Parts,
     /// Files that were hashed, and what their bytes hash to.
     hashes: Hashes,
+    /// Who waits for its disk.
+    pub waits: Waits,
 }
 
 impl Folder {
     /// Opens the folder `root`, makes it where it is missing, takes it for `owner`, and removes
     /// parts of uploads that are older than `keep`.
-    pub fn open(root: &Path, owner: &Owner, keep: Duration) -> Result<Self, ArtifactError> {
+    pub fn open(
+        root: &Path,
+        owner: &Owner,
+        keep: Duration,
+        waits: Waits,
+    ) -> Result<Self, ArtifactError> {
         let artifacts = root.join("sha256");
         fs::create_dir_all(&artifacts).map_err(at(&artifacts))?;
         // The folders themselves must survive a power cut, too.
@@ -54,6 +62,7 @@ impl Folder {
             artifacts,
             parts,
             hashes: Hashes::default(),
+            waits,
         })
     }
 

@@ -18,30 +18,35 @@ use crate::artifacts::owner::{MARK, Owner};
 /// It is another's, it lacks the artifacts of `owner`, or it cannot be written.
 pub(super) fn take(root: &Path, owner: &Owner) -> Result<(), ArtifactError> {
     let path = root.join(MARK);
-    if check(root, owner)? {
-        return Ok(());
+    let shown = path.display().to_string();
+    let (mark, is_empty) = look(root)?;
+    if let Some(mark) = mark {
+        return owner.takes(&shown, &mark, is_empty);
     }
+    owner.adopts(&shown, is_empty)?;
     write_once(root, &path, &owner.text()).map_err(at(&path))?;
     // Another coordinator may have come first.
     let mark = fs::read(&path).map_err(at(&path))?;
-    owner.takes(&path.display().to_string(), &mark)
+    owner.takes(&shown, &mark, is_empty)
 }
 
-/// Whether `root` has the mark of `owner`; changes nothing.
+/// Judges the folder `root` for somebody who waits to lead for `owner`; changes nothing.
 ///
 /// # Errors
-/// It is another's, it lacks the artifacts of `owner`, or it cannot be read.
-pub(in crate::artifacts) fn check(root: &Path, owner: &Owner) -> Result<bool, ArtifactError> {
-    let path = root.join(MARK);
-    let shown = path.display().to_string();
-    match written(&path).map_err(at(&path))? {
-        Some(mark) => owner.takes(&shown, &mark).map(|()| true),
-        None => {
-            let artifacts = root.join("sha256");
-            let is_empty = is_empty(&artifacts).map_err(at(&artifacts))?;
-            owner.adopts(&shown, is_empty).map(|()| false)
-        }
-    }
+/// It is another's, it lacks the artifacts of `owner`, it is empty and has no mark, or it cannot be
+/// read.
+pub(in crate::artifacts) fn check(root: &Path, owner: &Owner) -> Result<(), ArtifactError> {
+    let (mark, is_empty) = look(root)?;
+    let shown = root.join(MARK).display().to_string();
+    owner.expects(&shown, mark.as_deref(), is_empty)
+}
+
+/// The mark of `root`, where it has one, and whether no artifact lies there.
+fn look(root: &Path) -> Result<(Option<Vec<u8>>, bool), ArtifactError> {
+    let (path, artifacts) = (root.join(MARK), root.join("sha256"));
+    let mark = written(&path).map_err(at(&path))?;
+    let is_empty = is_empty(&artifacts).map_err(at(&artifacts))?;
+    Ok((mark, is_empty))
 }
 
 /// What the mark at `path` holds; none where nobody has written it yet.
@@ -135,7 +140,8 @@ mod tests {
         for before in ["", "\n"] {
             fs::write(&path, before).expect("a mark without a word");
             let owner = Owner::new("a".repeat(32), false);
-            assert!(!check(folder.path(), &owner).expect("nobody's"));
+            let waiting = check(folder.path(), &owner).expect_err("nobody's");
+            assert!(matches!(waiting, ArtifactError::Unmarked { .. }));
             take(folder.path(), &owner).expect("its own");
             assert_eq!(fs::read_to_string(&path).expect("a mark"), owner.text());
         }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::files::Folder;
-use crate::artifacts::blocking::blocking;
 use crate::artifacts::digest::Digest256;
 use crate::artifacts::error::{ArtifactError, at};
 
@@ -70,7 +69,7 @@ impl FileReader {
             hash.update(&buffer);
             Ok((buffer, hash))
         };
-        let read = blocking(&self.digest, read).await?;
+        let read = self.folder.waits.run_for(&self.digest, read).await?;
         let (bytes, hash) = read.map_err(at(&self.path))?;
         self.hash = hash;
         if bytes.is_empty() && limit > 0 {

@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 use super::files::Folder;
 use super::hashes::hash_of;
 use super::partial::{Part, remove};
-use crate::artifacts::blocking::blocking;
 use crate::artifacts::digest::Digest256;
 use crate::artifacts::error::{ArtifactError, at};
 
@@ -73,6 +72,7 @@ impl FileUpload {
     pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), ArtifactError> {
         let received = self.received();
         let mut own = self.take()?;
+        let waits = own.folder.waits;
         if received + bytes.len() as u64 > self.size {
             own.fate = Fate::Goes;
             return Err(ArtifactError::TooLong {
@@ -80,11 +80,11 @@ impl FileUpload {
                 size: self.size,
             });
         }
-        let (own, result) = blocking(&self.digest, move || {
+        let write = move || {
             let result = own.write(&bytes);
             (own, result)
-        })
-        .await?;
+        };
+        let (own, result) = waits.run_for(&self.digest, write).await?;
         // One that has failed ends here, and leaves what it has to the next.
         result.map(|()| self.file = Some(own))
     }
@@ -107,10 +107,9 @@ impl FileUpload {
             });
         }
         let mut own = self.take()?;
-        blocking(&self.digest, move || {
-            own.check().map(|()| FinishedFile(own))
-        })
-        .await?
+        let waits = own.folder.waits;
+        let check = move || own.check().map(|()| FinishedFile(own));
+        waits.run_for(&self.digest, check).await?
     }
 
     fn take(&mut self) -> Result<Own, ArtifactError> {
@@ -127,7 +126,8 @@ impl FinishedFile {
     /// Gives the artifact its final name.
     pub async fn publish(self) -> Result<(), ArtifactError> {
         let Self(mut own) = self;
-        blocking(&own.digest.clone(), move || own.publish()).await?
+        let (waits, digest) = (own.folder.waits, own.digest.clone());
+        waits.run_for(&digest, move || own.publish()).await?
     }
 
     /// Throws the bytes away.

@@ -14,7 +14,7 @@ use tokio_stream::StreamExt;
 
 use super::fault::BucketFault;
 use super::ledger::{Ledger, Object};
-use super::open;
+use super::open::{self, Clients};
 use super::record::Record;
 use super::resting::Resting;
 use crate::artifacts::digest::Digest256;
@@ -33,6 +33,8 @@ pub(in crate::artifacts) struct Bucket {
     place: BucketPlace,
     root: Path,
     pub(super) client: AmazonS3,
+    /// For what takes long to send.
+    pub(super) sender: AmazonS3,
     pub(super) ledger: Ledger,
     pub(super) resting: Resting,
     /// Whether the ledger has seen all objects once.
@@ -56,7 +58,7 @@ impl Bucket {
         keep: Duration,
     ) -> Result<Self, ArtifactError> {
         let root = Path::from(place.prefix.as_str());
-        let client = open::open(place, &root, variables)
+        let Clients { client, sender } = open::open(place, &root, variables)
             .await
             .map_err(|fault| failed(place, fault))?;
         let resting = Resting::open(records.to_owned(), &place.to_string()).map_err(at(records))?;
@@ -64,6 +66,7 @@ impl Bucket {
             place: place.clone(),
             root,
             client,
+            sender,
             ledger: Ledger::default(),
             resting,
             is_listed: AtomicBool::new(false),
@@ -77,12 +80,12 @@ impl Bucket {
     async fn take(&self, owner: &Owner) -> Result<(), ArtifactError> {
         let key = self.root.clone().join(MARK);
         let shown = format!("s3://{}/{key}", self.place.bucket);
-        if let Some(mark) = self.mark(&key).await? {
-            return owner.takes(&shown, &mark);
-        }
         let first = self.client.list(Some(&self.shelves())).next().await;
-        let first = first.transpose().map_err(|e| self.failed(&e))?;
-        owner.adopts(&shown, first.is_none())?;
+        let is_empty = first.transpose().map_err(|e| self.failed(&e))?.is_none();
+        if let Some(mark) = self.mark(&key).await? {
+            return owner.takes(&shown, &mark, is_empty);
+        }
+        owner.adopts(&shown, is_empty)?;
         let put = self
             .client
             .put_opts(&key, owner.text().into(), PutMode::Create.into());
@@ -92,7 +95,7 @@ impl Bucket {
         }
         // Another coordinator may have come first.
         let mark = self.mark(&key).await?.unwrap_or_default();
-        owner.takes(&shown, &mark)
+        owner.takes(&shown, &mark, is_empty)
     }
 
     /// The bytes of the mark; none where there is none.
@@ -238,7 +241,7 @@ impl Bucket {
     /// Keeps the record of an upload that broke off, and ends what it takes the place of.
     pub(super) fn rest(self: &Arc<Self>, record: Record) {
         self.resting.rest(record);
-        if self.resting.has_doomed()
+        if self.resting.doomed() > 0
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let bucket = self.clone();
@@ -247,18 +250,22 @@ impl Bucket {
     }
 
     async fn end_doomed(&self) {
-        for record in self.resting.take_doomed() {
+        // Once each: those that cannot be ended are behind the others again.
+        for _ in 0..self.resting.doomed() {
+            let Some(mut doomed) = self.resting.next_doomed() else {
+                return;
+            };
+            let Some(record) = doomed.record() else {
+                continue;
+            };
             let key = self.key(&record.digest);
             match self.client.abort_multipart(&key, &record.upload).await {
-                Ok(()) | Err(Error::NotFound { .. }) => record.remove(),
-                Err(e) => {
-                    tracing::warn!(
-                        "an upload to {} cannot be ended yet: {}",
-                        self.path(&record.digest).display(),
-                        BucketFault::of(&e)
-                    );
-                    self.resting.doom(record);
-                }
+                Ok(()) | Err(Error::NotFound { .. }) => doomed.has_ended(),
+                Err(e) => tracing::warn!(
+                    "an upload to {} cannot be ended yet: {}",
+                    self.path(&record.digest).display(),
+                    BucketFault::of(&e)
+                ),
             }
         }
     }

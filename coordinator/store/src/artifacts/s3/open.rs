@@ -1,11 +1,14 @@
 //! How a bucket is reached, and whether it can be used as artifacts need it.
 
+use std::io;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientConfigKey, Error, ObjectStore, RetryConfig};
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use super::fault::BucketFault;
@@ -26,20 +29,66 @@ const ENDPOINTS: [&str; 5] = [
 /// The key at which a start tries whether it may write; nothing is ever put there.
 const PROBE: &str = "probe";
 
-/// A client of the bucket that was tried.
+/// How long a server may be silent.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Bytes in a second of the slowest way to a bucket that an upload gets through on.
+const SLOWEST: u64 = 64 << 10;
+
+/// Clients of the bucket that was tried.
+#[derive(Debug)]
+pub(super) struct Clients {
+    pub client: AmazonS3,
+    /// The library takes the time for sending as silence. This one waits for an answer without a
+    /// bound, and [`sending`] bounds it.
+    pub sender: AmazonS3,
+}
+
 pub(super) async fn open(
     place: &BucketPlace,
     root: &Path,
     variables: &[(String, String)],
-) -> Result<AmazonS3, BucketFault> {
+) -> Result<Clients, BucketFault> {
     // Whichever part of the program comes first installs it; there is one provider in all.
     let _ = rustls::crypto::ring::default_provider().install_default();
     check_settings(variables)?;
     let settings = |e: Error| BucketFault::Settings(e.to_string());
-    check(&client(place, variables, STARTING).map_err(settings)?, root)
+    let client = |tries, silence| client(place, variables, tries, silence).map_err(settings);
+    check(&client(STARTING, Some(SILENCE))?, root)
         .await
         .map_err(|e| BucketFault::of(&e))?;
-    client(place, variables, SERVING).map_err(settings)
+    Ok(Clients {
+        client: client(SERVING, Some(SILENCE))?,
+        sender: client(SERVING, None)?,
+    })
+}
+
+/// What sending so many `bytes` comes to.
+///
+/// # Errors
+/// Also where there is no answer after the time that they take on the slowest way, and [`SILENCE`].
+pub(super) async fn sending<T>(
+    bytes: u64,
+    sent: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    within(patience(bytes), sent).await
+}
+
+fn patience(bytes: u64) -> Duration {
+    SILENCE + Duration::from_secs(bytes / SLOWEST)
+}
+
+async fn within<T>(
+    limit: Duration,
+    sent: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    timeout(limit, sent).await.unwrap_or_else(|_| {
+        let text = format!("no answer within {limit:?}");
+        let late = io::Error::new(io::ErrorKind::TimedOut, text);
+        Err(Error::Generic {
+            store: "S3",
+            source: Box::new(HttpError::new(HttpErrorKind::Timeout, late)),
+        })
+    })
 }
 
 /// Whether the addresses in `variables` are any; the library takes what is none for granted.
@@ -62,11 +111,13 @@ pub(in crate::artifacts) fn check_settings(
     Ok(())
 }
 
-/// A client by the `AWS_*` variables; those that it does not know are for others.
+/// A client by the `AWS_*` variables; those that it does not know are for others. It waits for so much
+/// `silence` of the server.
 fn client(
     place: &BucketPlace,
     variables: &[(String, String)],
     tries: (usize, Duration),
+    silence: Option<Duration>,
 ) -> Result<AmazonS3, Error> {
     let (max_retries, retry_timeout) = tries;
     let retry = RetryConfig {
@@ -79,10 +130,11 @@ fn client(
         retry_timeout,
     };
     // A large artifact takes as long as it takes; a server that is silent is not waited for.
+    let seconds = |time: Duration| format!("{}s", time.as_secs());
+    let silence = silence.map(|silence| (ClientConfigKey::ReadTimeout, seconds(silence)));
     let patience = [
-        (ClientConfigKey::ConnectTimeout, "5s"),
-        (ClientConfigKey::ReadTimeout, "2m"),
-        (ClientConfigKey::Timeout, "1d"),
+        (ClientConfigKey::ConnectTimeout, "5s".to_owned()),
+        (ClientConfigKey::Timeout, "1d".to_owned()),
     ];
     let mut builder = AmazonS3Builder::new();
     for (name, value) in variables
@@ -95,7 +147,7 @@ fn client(
         }
     }
     builder = builder.with_bucket_name(&place.bucket);
-    for (key, value) in patience {
+    for (key, value) in patience.into_iter().chain(silence) {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
     // Who names an endpoint without TLS wants it; other tools ask for no second variable.
@@ -114,4 +166,28 @@ async fn check(client: &AmazonS3, root: &Path) -> Result<(), Error> {
     let upload = client.create_multipart(&probe).await?;
     client.abort_multipart(&probe, &upload).await?;
     client.list(Some(root)).next().await.transpose().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_waited_for_as_long_as_its_bytes_take() {
+        for (bytes, seconds) in [(0, 120), (8 << 20, 120 + 128), (64 << 20, 120 + 1024)] {
+            assert_eq!(patience(bytes), Duration::from_secs(seconds));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_what_was_sent_cannot_be_reached() {
+        let late = within::<()>(Duration::ZERO, pending()).await;
+        let fault = BucketFault::of(&late.expect_err("no end"));
+        assert!(matches!(fault, BucketFault::Unreachable(_)), "{fault}");
+        assert!(fault.to_string().contains("no answer within"), "{fault}");
+        let sent = sending(1, async { Ok(7) }).await;
+        assert_eq!(sent.expect("an answer"), 7);
+    }
 }

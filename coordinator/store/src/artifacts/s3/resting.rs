@@ -1,10 +1,9 @@
 //! Records of multipart uploads: those that wait to be gone on with, and those that are to be ended
 //! in the bucket.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
-use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +18,36 @@ pub(super) struct Resting {
     next: AtomicU64,
     waiting: Mutex<HashMap<Digest256, Record>>,
     /// Their uploads take room in the bucket until it has heard of their end.
-    doomed: Mutex<Vec<Record>>,
+    doomed: Mutex<VecDeque<Record>>,
+}
+
+/// One that is being ended. Where that comes to nothing, it is among those that are to be ended again
+/// once this is dropped.
+pub(super) struct Doomed<'a> {
+    resting: &'a Resting,
+    record: Option<Record>,
+}
+
+impl Doomed<'_> {
+    /// None once it has ended.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// The bucket has heard of its end.
+    pub fn has_ended(&mut self) {
+        if let Some(record) = self.record.take() {
+            record.remove();
+        }
+    }
+}
+
+impl Drop for Doomed<'_> {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            self.resting.doom(record);
+        }
+    }
 }
 
 impl Resting {
@@ -97,7 +125,7 @@ impl Resting {
 
     /// The upload of `record` is to be ended.
     pub fn doom(&self, record: Record) {
-        lock(&self.doomed).push(record);
+        lock(&self.doomed).push_back(record);
     }
 
     /// Uploads that have waited for longer than `keep` are to be ended.
@@ -110,13 +138,18 @@ impl Resting {
         lock(&self.doomed).extend(goes);
     }
 
-    /// Those that are to be ended, given away; [`Self::doom`] takes back which could not be.
-    pub fn take_doomed(&self) -> Vec<Record> {
-        mem::take(&mut *lock(&self.doomed))
+    /// One that is to be ended, given away.
+    pub fn next_doomed(&self) -> Option<Doomed<'_>> {
+        let record = lock(&self.doomed).pop_front()?;
+        Some(Doomed {
+            resting: self,
+            record: Some(record),
+        })
     }
 
-    pub fn has_doomed(&self) -> bool {
-        !lock(&self.doomed).is_empty()
+    /// How many are to be ended.
+    pub fn doomed(&self) -> usize {
+        lock(&self.doomed).len()
     }
 
     /// Bytes in the bucket of all that wait or are to be ended.

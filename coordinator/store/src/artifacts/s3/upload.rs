@@ -1,5 +1,6 @@
 //! An upload to a bucket in progress.
 
+use std::io;
 use std::mem;
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use super::bucket::{Bucket, tag_of};
 use super::fault::BucketFault;
 use super::hash::Midstate;
 use super::ledger::Object;
+use super::open::sending;
 use super::record::Record;
-use crate::artifacts::blocking::blocking;
+use crate::artifacts::blocking::Waits;
 use crate::artifacts::digest::Digest256;
 use crate::artifacts::error::{ArtifactError, at};
 
@@ -123,7 +125,7 @@ impl FinishedObject {
         let put = match &own.record {
             None => {
                 let payload = PutPayload::from(mem::take(&mut own.tail));
-                own.bucket.client.put(&key, payload).await
+                sending(own.size, own.bucket.sender.put(&key, payload)).await
             }
             Some(record) => {
                 let parts = record.parts.iter().cloned().chain(last);
@@ -188,9 +190,11 @@ impl Own {
             state.update(&part);
             (part, state)
         };
-        let (part, state) = blocking(&digest, hash).await?;
+        let (part, state) = Waits::Thread.run_for(&digest, hash).await?;
         let own = if self.record.is_none() {
-            self.begin().await?
+            // To its end, whoever waits: what the bucket has begun and nobody knows of costs money.
+            let begun = tokio::spawn(self.begin()).await;
+            begun.map_err(|e| at(digest.as_str().as_ref())(io::Error::other(e)))??
         } else {
             self
         };
@@ -205,7 +209,7 @@ impl Own {
             };
             (own, added)
         };
-        let (own, added) = blocking(&digest, record).await?;
+        let (own, added) = Waits::Thread.run_for(&digest, record).await?;
         if let Err(fault) = added {
             // Half a line may be in the record, so nobody can go on with it.
             own.end().await;
@@ -225,7 +229,7 @@ impl Own {
             let (digest, part_bytes) = (self.digest.clone(), self.part_bytes);
             move || Record::create(path, &place, &digest, upload, part_bytes)
         };
-        match blocking(&self.digest, create).await? {
+        match Waits::Thread.run_for(&self.digest, create).await? {
             Ok(record) => {
                 self.record = Some(record);
                 Ok(self)
@@ -248,13 +252,9 @@ impl Own {
             return Err(self.is_gone());
         };
         let (upload, number) = (record.upload.clone(), record.parts.len());
-        let payload = PutPayload::from(part);
-        let sent = self
-            .bucket
-            .client
-            .put_part(&key, &upload, number, payload)
-            .await;
-        match sent {
+        let (bytes, payload) = (part.len() as u64, PutPayload::from(part));
+        let put = self.bucket.sender.put_part(&key, &upload, number, payload);
+        match sending(bytes, put).await {
             Ok(PartId { content_id }) => Ok((self, content_id)),
             Err(e) => Err(self.refused(&e)),
         }
@@ -266,7 +266,7 @@ impl Own {
         let before = self.received() - self.tail.len() as u64;
         let (state, tail) = (self.state(), mem::take(&mut self.tail));
         let hash = move || (state.finish(before, &tail), tail);
-        let (found, tail) = blocking(&digest, hash).await?;
+        let (found, tail) = Waits::Thread.run_for(&digest, hash).await?;
         self.tail = tail;
         if found == digest.as_str() {
             return Ok(self);
