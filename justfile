@@ -48,8 +48,7 @@ fuzz TARGET SECONDS="3600":
 
 # Write what tests compare as a whole: the reference of the configuration, the page of options, recorded texts.
 bless:
-    cargo build --release --bins
-    UPDATE_EXPECT=1 cargo test --release --workspace --test main -- reference:: options:: snapshots::
+    . tests/env && cargo build --release --bins && UPDATE_EXPECT=1 cargo test --release --workspace --test main -- reference:: options:: snapshots::
 
 # Lint the cuda feature and run its tests on the emulated GPU; no GPU and no driver are needed.
 emulated *ARGS:
@@ -70,7 +69,7 @@ sabotage *NUMBERS:
 
 # Speed of training steps on this machine; `just bench --kernels` times every operation.
 bench *ARGS:
-    cargo run --release -q -p qlora-worker -- bench --random-weights {{ARGS}}
+    cargo run --release -q --bin qlora-worker -- bench --random-weights {{ARGS}}
 
 # Licenses, sources, banned and doubled dependencies.
 deny:

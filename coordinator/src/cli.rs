@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use qlora_proto::numbers::{decimal, size, whole};
 use qlora_store::{ArtifactPlace, Database, StoreError};
 
 use crate::doors;
@@ -97,30 +98,30 @@ pub struct Cli {
     pub insecure_no_tls: bool,
 
     /// Silence after which a worker has lost its job, in seconds.
-    #[arg(long, default_value = "30", value_parser = seconds)]
+    #[arg(long, default_value = "30", allow_negative_numbers = true, value_parser = seconds)]
     pub lease: Duration,
 
     /// Delete an ended job so many days after its end, with all that is kept of it; of the options
     /// that begin with `--keep`, each deletes what is beyond it, and without them no job is deleted.
-    #[arg(long, value_name = "DAYS", value_parser = at_least_one)]
+    #[arg(long, value_name = "DAYS", allow_negative_numbers = true, value_parser = whole::<u64>("a number of days", 1..))]
     pub keep_jobs_days: Option<u64>,
 
     /// Keep the N jobs that ended last, and delete others that have ended.
-    #[arg(long, value_name = "N", value_parser = whole)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>("a number of jobs", 0..))]
     pub keep_jobs: Option<u64>,
 
     /// Delete the jobs that ended first while the artifacts of all jobs take more than this, such as
     /// 500GB or 2TiB.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = size)]
     pub keep_bytes: Option<u64>,
 
     /// Run at most N jobs of one user at one time; further ones wait. A user is a token, by its name.
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>("a number of jobs", 1..))]
     pub max_running_per_user: Option<u64>,
 
     /// Let at most N jobs of one user wait at one time, paused ones included; further ones are
     /// refused.
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>("a number of jobs", 1..))]
     pub max_queued_per_user: Option<u64>,
 
     /// Write the address that was bound to this file once it serves; for `--listen 127.0.0.1:0`.
@@ -245,44 +246,8 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(fault)
 }
 
-fn whole(text: &str) -> Result<u64, String> {
-    let fault = |_| "write a whole number, such as 100".into();
-    text.parse().map_err(fault)
-}
-
-fn at_least_one(text: &str) -> Result<u64, String> {
-    let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| "write a whole number, 1 or higher, such as 4".into())
-}
-
 fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(s) if (1.0..=3600.0).contains(&s) => Ok(Duration::from_secs_f64(s)),
-        _ => Err("give 1 to 3600 seconds".into()),
-    }
-}
-
-/// A number of bytes, with a unit or without.
-fn size(text: &str) -> Result<u64, String> {
-    let fault = || "give bytes with a unit or without, such as 500GB or 2TiB".to_owned();
-    let is_of_number = |c: char| c.is_ascii_digit() || c == '.';
-    let (number, unit) = text.split_at(text.find(|c: char| !is_of_number(c)).unwrap_or(text.len()));
-    let unit: u64 = match unit.trim() {
-        "" | "B" => 1,
-        "kB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "TB" => 1_000_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return Err(fault()),
-    };
-    match number.parse::<f64>() {
-        Ok(number) if number.is_finite() => Ok((number * unit as f64) as u64),
-        _ => Err(fault()),
-    }
+    decimal("a number of seconds", 1.0..=3600.0)(text).map(Duration::from_secs_f64)
 }
 
 impl Cli {
@@ -405,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_form_is_refused_with_an_example() {
+    fn a_value_of_another_form_is_refused_with_what_is_taken() {
         let parse = |args: &[&str]| Cli::try_parse_from([&["qlora-coordinator"], args].concat());
         for (option, values, example) in [
             (
@@ -413,10 +378,15 @@ mod tests {
                 &["localhost:7070x", "42055", "localhost:7070"][..],
                 "127.0.0.1:7070",
             ),
-            ("--max-running-per-user", &["x", "0", "-1", ""], "such as 4"),
-            ("--max-queued-per-user", &["x", "0"], "such as 4"),
-            ("--keep-jobs-days", &["x", "0"], "such as 4"),
-            ("--keep-jobs", &["x", "1.5"], "such as 100"),
+            (
+                "--max-running-per-user",
+                &["x", "0", "-1", ""],
+                "jobs, 1 or higher",
+            ),
+            ("--max-queued-per-user", &["x", "0"], "jobs, 1 or higher"),
+            ("--keep-jobs-days", &["x", "0"], "days, 1 or higher"),
+            ("--keep-jobs", &["x", "1.5"], "jobs, 0 or higher"),
+            ("--lease", &["x", "0.5", "3601"], "seconds from 1 to 3600"),
         ] {
             for value in values {
                 let fault = parse(&[&format!("{option}={value}")]).expect_err("a refusal");
@@ -446,25 +416,5 @@ mod tests {
         let allowed = ["--allow-host", "head.example"];
         assert_eq!(advertised(&allowed, "10.0.0.5:7070"), "head.example:7070");
         assert!(!advertised(&[], "0.0.0.0:7070").starts_with("0.0.0.0"));
-    }
-
-    #[test]
-    fn sizes_have_units_or_none() {
-        let sizes = [
-            ("0", 0),
-            ("1500", 1_500),
-            ("1.5 kB", 1_500),
-            ("2GB", 2_000_000_000),
-            ("2TiB", 2 << 40),
-        ];
-        for (text, bytes) in sizes {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "GB", "-1", "1gb", "1.2.3", "1 G B", "1e9"] {
-            assert!(
-                size(text).is_err_and(|fault| fault.contains("500GB")),
-                "{text}"
-            );
-        }
     }
 }

@@ -77,9 +77,19 @@ async fn carry_out(cli: &Cli, command: &Command) -> Result<(), StartError> {
 
 #[cfg(test)]
 mod tests {
-    use qlora_testkit::documented;
+    use clap::CommandFactory;
+    use qlora_testkit::{documented, help};
 
     use super::*;
+
+    #[test]
+    fn every_refusal_of_a_number_says_where_it_stands_and_what_is_taken() {
+        let mut cli = Cli::command();
+        cli.build();
+        let (without, numbers) = help::numbers_without_words(&cli);
+        assert_eq!(without, [""; 0]);
+        assert!(numbers >= 6, "only {numbers} are found");
+    }
 
     #[test]
     fn every_documented_call_is_one_that_the_parser_takes() {

@@ -2,7 +2,8 @@
 //!
 //! They are generated at build time from `qlora/v1/*.proto`, which say what each field means.
 //! Beside the generated code this crate has only what every client and server needs: the
-//! descriptors for reflection, leases and their clock, the words of the wire, and numbers in words.
+//! descriptors for reflection, leases and their clock, the words of the wire, and numbers as people
+//! read and write them.
 
 #[allow(clippy::all, missing_docs)]
 mod generated {
@@ -12,6 +13,7 @@ mod generated {
 pub mod clock;
 pub mod lease;
 mod names;
+pub mod numbers;
 pub mod words;
 
 pub use generated::*;

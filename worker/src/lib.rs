@@ -104,6 +104,15 @@ mod tests {
     }
 
     #[test]
+    fn every_refusal_of_a_number_says_where_it_stands_and_what_is_taken() {
+        let mut cli = Cli::command();
+        cli.build();
+        let (without, numbers) = help::numbers_without_words(&cli);
+        assert_eq!(without, [""; 0]);
+        assert!(numbers >= 8, "only {numbers} are found");
+    }
+
+    #[test]
     fn every_documented_call_is_one_that_the_parser_takes() {
         // Help and version are asked for; they are no fault.
         documented::each_is_taken("qlora-worker", |words| {

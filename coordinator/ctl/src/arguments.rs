@@ -1,10 +1,10 @@
-//! Arguments that several commands share: the global options, the number of a job, a span of time.
+//! Arguments that several commands share: the global options, the number of a job.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use qlora_client::TlsFiles;
+use qlora_proto::numbers::whole;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
@@ -59,8 +59,7 @@ impl Global {
 
 /// Parses a job number.
 pub fn job_number(text: &str) -> Result<u64, String> {
-    let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| "a job is a number, 1 or higher; `qlora-ctl jobs` lists them".into())
+    whole("the number of a job, which `qlora-ctl jobs` lists", 1..)(text)
 }
 
 /// Parses an idempotency key. None at all is what an empty one would mean to the coordinator.
@@ -69,19 +68,6 @@ pub fn key(text: &str) -> Result<String, String> {
         return Err("it is empty; write a key of your own, or leave the option away".into());
     }
     Ok(text.into())
-}
-
-/// Parses a span of time: a number and its unit, such as 30d.
-pub fn span(text: &str) -> Result<Duration, String> {
-    let units = [("d", 24 * 3600), ("h", 3600), ("m", 60), ("s", 1)];
-    let found = units.iter().find_map(|(unit, seconds)| {
-        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-        number.checked_mul(*seconds)
-    });
-    found
-        .filter(|seconds| *seconds > 0)
-        .map(Duration::from_secs)
-        .ok_or_else(|| "write a number and d, h, m or s, such as 30d".into())
 }
 
 #[cfg(test)]
@@ -93,31 +79,6 @@ mod tests {
         assert_eq!(key("a b"), Ok("a b".into()));
         for text in ["", " ", "\n"] {
             assert!(key(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_span_is_a_number_and_a_unit() {
-        for (text, seconds) in [
-            ("30d", 2_592_000),
-            ("12h", 43_200),
-            ("90m", 5400),
-            ("1s", 1),
-        ] {
-            assert_eq!(span(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for text in [
-            "",
-            "30",
-            "d",
-            "0d",
-            "-1d",
-            "1.5h",
-            "30 d",
-            "1w",
-            "999999999999999999d",
-        ] {
-            assert!(span(text).is_err(), "{text:?}");
         }
     }
 }

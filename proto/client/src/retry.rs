@@ -44,10 +44,15 @@ pub fn judge(status: &Status) -> Verdict {
     }
 }
 
-/// After how long a refusal has passed, where the coordinator says so.
+/// The longest that a refusal is waited for at once, whatever the coordinator says: as long as the
+/// longest lease. No clock counts as far as a number of the wire may be.
+const LONGEST_TOLD: Duration = Duration::from_secs(3600);
+
+/// After how long a refusal has passed, where the coordinator says so; an hour at the most.
 pub fn passes_after(status: &Status) -> Option<Duration> {
     let told = status.metadata().get(PASSES_AFTER)?.to_str().ok()?;
-    told.parse().ok().map(Duration::from_millis)
+    let told = told.parse().ok().map(Duration::from_millis)?;
+    Some(told.min(LONGEST_TOLD))
 }
 
 /// Whether an HTTP server that answers with `status` answers so again. Trouble of the server
@@ -245,6 +250,17 @@ mod tests {
             }
             let least = passes_after(&busy).unwrap_or_default();
             assert_eq!(backoff.take_for(least).as_millis(), wanted, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_that_no_clock_could_count_is_an_hour() {
+        let hour = Duration::from_secs(3600);
+        for told in ["3600001", "18446744073709551615"] {
+            let mut busy = Status::resource_exhausted("too many");
+            let value = told.parse().expect("a value");
+            busy.metadata_mut().insert(PASSES_AFTER, value);
+            assert_eq!(passes_after(&busy), Some(hour), "{told}");
         }
     }
 

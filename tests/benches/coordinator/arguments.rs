@@ -1,7 +1,7 @@
 //! What the command line asks for.
 
 pub const USAGE: &str = "\
-cargo bench -p qlora-tests -- [MODE] [NAME=NUMBER...]
+cargo bench --bench coordinator -- [MODE] [NAME=NUMBER...]
   dispatch  jobs=5000 workers=32 submitters=32 single=500
             jobs that do nothing: dispatches a second, submit to start, CPU time a job, memory
   stamp     jobs=5000 workers=4 submitters=8 single=300

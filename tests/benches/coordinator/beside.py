@@ -1,12 +1,13 @@
 """HyperQueue and this coordinator in turn, on one machine, with the same process for each job.
 
     pip install hyperqueue==0.27.0
-    cargo build --release --bin qlora-coordinator && cargo bench -p qlora-tests --bench coordinator --no-run
+    cargo build --release --bin qlora-coordinator && cargo bench --bench coordinator --no-run
     python tests/benches/coordinator/beside.py BENCH [JOBS] [ROUNDS]
 
 BENCH is the program that cargo has built (`target/release/deps/coordinator-*`). HyperQueue runs as a server with a worker of
-2 CPUs in one process, and its client in this one; it keeps no journal. Here every submission and every end is durable. Each
-prints one JSON object a line; the table at the end has the median of the rounds.
+2 CPUs in one process, and its client in this one; it keeps no journal. It has JOBS as one job of as many tasks, and a fifth of
+them as separate jobs. The coordinator has that fifth too, 2 workers and one submitter; every submission and every end is
+durable. Each prints one JSON object a line; the table at the end has the median of the rounds.
 """
 
 import json
@@ -90,7 +91,9 @@ def hyperqueue(jobs):
 
 
 def ours(bench, jobs):
-    ran = subprocess.run([bench, "stamp", f"jobs={jobs}", f"single={LATENCIES}"], capture_output=True, text=True, check=True)
+    # As many separate jobs, workers and submitters as HyperQueue has.
+    load = [f"jobs={jobs // 5}", "workers=2", "submitters=1", f"single={LATENCIES}"]
+    ran = subprocess.run([bench, "stamp", *load], capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
     rows = {row["what"]: row["value"] for row in rows if "what" in row}
     return {

@@ -1,4 +1,4 @@
-//! `cargo bench -p qlora-tests -- MODE`: what the coordinator itself takes.
+//! `cargo bench --bench coordinator -- MODE`: what the coordinator itself takes.
 //!
 //! The coordinator is the real program on a disk of its own. Workers speak the real protocol over
 //! loopback. But for one mode no process is started for a job, so that the figures are the

@@ -30,4 +30,4 @@ pub use quantization::{WeightFormat, unmet_quantization};
 pub use run::DeviceBudget;
 pub use saved::SavedActivations;
 pub use search::{DoesNotFit, fit, least, on_host, plan, search};
-pub use shape::{Misfit, ModelShape, misfits};
+pub use shape::{Dimension, Misfit, ModelShape, Oversized, misfits};

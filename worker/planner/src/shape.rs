@@ -1,5 +1,7 @@
 //! The sizes and constants of a decoder.
 
+use std::fmt;
+
 use qlora_config::{LoraConfig, TargetModule, TrainingConfig};
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +36,40 @@ pub struct ModelShape {
     pub form: DecoderForm,
 }
 
+/// Elements of the widest vector between two layers, and blocks, and tokens of the largest
+/// vocabulary: several times those of the largest models that are published. What a memory plan
+/// adds up of them is counted in 64 bits then, for every configuration within its ranges.
+const WIDEST: usize = 1 << 18;
+const MOST_LAYERS: usize = 1 << 10;
+const MOST_TOKENS: usize = 1 << 22;
+
 impl ModelShape {
+    /// `self` where its sizes are those of a model that could be; every shape that a file gives
+    /// passes here, since nothing below looks whether its products overflow.
+    ///
+    /// # Errors
+    /// A size is beyond all models.
+    pub fn counted(self) -> Result<Self, Oversized> {
+        let of_heads = |heads: usize| heads.saturating_mul(self.head_dim);
+        for (dimension, size, most) in [
+            (Dimension::Hidden, self.hidden, WIDEST),
+            (Dimension::Queries, of_heads(self.heads), WIDEST),
+            (Dimension::Keys, of_heads(self.kv_heads), WIDEST),
+            (Dimension::FeedForward, self.ffn, WIDEST),
+            (Dimension::Layers, self.layers, MOST_LAYERS),
+            (Dimension::Vocabulary, self.vocabulary, MOST_TOKENS),
+        ] {
+            if size > most {
+                return Err(Oversized {
+                    dimension,
+                    size,
+                    most,
+                });
+            }
+        }
+        Ok(self)
+    }
+
     /// (out, in) of a linear layer.
     pub fn projection(&self, module: TargetModule) -> (usize, usize) {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
@@ -144,6 +179,44 @@ impl ModelShape {
     }
 }
 
+/// What a size of a model is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dimension {
+    Hidden,
+    /// All query heads together.
+    Queries,
+    /// All key heads together.
+    Keys,
+    FeedForward,
+    Layers,
+    Vocabulary,
+}
+
+/// A size that is beyond all models; who read it knows the key that asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Oversized {
+    pub dimension: Dimension,
+    size: usize,
+    most: usize,
+}
+
+impl fmt::Display for Oversized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, most, .. } = self;
+        match self.dimension {
+            Dimension::Hidden => write!(f, "hidden states of {size} elements"),
+            Dimension::Queries => write!(f, "{size} elements of all query heads"),
+            Dimension::Keys => write!(f, "{size} elements of all key heads"),
+            Dimension::FeedForward => write!(f, "feed-forward layers of {size} elements"),
+            Dimension::Layers => write!(f, "{size} blocks"),
+            Dimension::Vocabulary => write!(f, "{size} tokens"),
+        }?;
+        write!(f, "; {most} are computed with at the most")
+    }
+}
+
+impl std::error::Error for Oversized {}
+
 /// What a configuration asks for and a model does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {
@@ -186,4 +259,73 @@ pub fn misfits(shape: &ModelShape, config: &TrainingConfig) -> Vec<Misfit> {
         }
     });
     positions.into_iter().chain(modules).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use qlora_config::DeviceKind;
+
+    use super::*;
+    use crate::uploads::tests::config;
+    use crate::{find, plan};
+
+    /// The shape of Llama 3.1 8B with another size.
+    fn with(change: impl FnOnce(&mut ModelShape)) -> ModelShape {
+        let entry = find("llama-3.1-8b-instruct").expect("an entry of the catalogue");
+        let mut shape = entry.shape;
+        change(&mut shape);
+        shape
+    }
+
+    #[test]
+    fn sizes_whose_products_no_number_holds_are_refused_by_what_they_are_of() {
+        let huge = u32::MAX as usize;
+        type Change = fn(&mut ModelShape, usize);
+        let changes: [(Dimension, Change); 7] = [
+            (Dimension::Hidden, |shape, size| shape.hidden = size),
+            (Dimension::Queries, |shape, size| shape.heads = size),
+            (Dimension::Queries, |shape, size| shape.head_dim = size),
+            (Dimension::Keys, |shape, size| shape.kv_heads = size),
+            (Dimension::FeedForward, |shape, size| shape.ffn = size),
+            (Dimension::Layers, |shape, size| shape.layers = size),
+            (Dimension::Vocabulary, |shape, size| shape.vocabulary = size),
+        ];
+        for (dimension, change) in changes {
+            for size in [huge, usize::MAX] {
+                let refused = with(|shape| change(shape, size)).counted();
+                let fault = refused.expect_err("a size that no model has");
+                assert_eq!(fault.dimension, dimension, "{fault}");
+                assert!(fault.to_string().contains("at the most"), "{fault}");
+            }
+        }
+        assert!(with(|_| ()).counted().is_ok());
+    }
+
+    #[test]
+    fn the_largest_sizes_are_counted_in_every_part_of_a_plan() {
+        let largest = with(|shape| {
+            (shape.hidden, shape.ffn, shape.vocabulary) = (WIDEST, WIDEST, MOST_TOKENS);
+            (shape.heads, shape.kv_heads, shape.head_dim) = (WIDEST / 128, WIDEST / 128, 128);
+            (shape.layers, shape.tied_embeddings) = (MOST_LAYERS, false);
+        });
+        let largest = largest.counted().expect("sizes that are taken");
+        // 4 of attention and 3 of the feed-forward layer.
+        assert_eq!(largest.block_parameters(), 7 * WIDEST * WIDEST);
+        assert!(largest.parameters() > MOST_LAYERS * 7 * WIDEST * WIDEST);
+        let half = ModelShape {
+            layers: MOST_LAYERS / 2,
+            ..largest.clone()
+        };
+        let widest = config(&[
+            "data.max_seq_len=1048576",
+            "training.micro_batch_size=4096",
+            "lora.r=1024",
+            "lora.target_modules=all-linear",
+        ]);
+        for kind in [DeviceKind::Cpu, DeviceKind::Cuda, DeviceKind::Metal] {
+            let (all, half) = (plan(&largest, &widest, kind), plan(&half, &widest, kind));
+            assert!(all.total() > half.total(), "{kind}: {all:?}, {half:?}");
+            assert!(all.activations > half.activations, "{kind}: {all:?}");
+        }
+    }
 }

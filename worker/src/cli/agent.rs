@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use qlora_client::{Client, ConnectError, TlsFiles};
+use qlora_proto::numbers::whole;
 
 use crate::models::Rule;
 
@@ -14,6 +15,9 @@ const SEVERAL: &str = "Training on several workers";
 
 /// Where the coordinator of this machine listens.
 const USUAL_COORDINATOR: &str = "127.0.0.1:7070";
+
+/// The longest patience, in seconds.
+const YEAR: u64 = 365 * 24 * 3600;
 
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
@@ -69,7 +73,7 @@ pub struct AgentArgs {
     /// Seconds without a word from a training process after which it is taken for hung and
     /// replaced; 0 waits forever [default: 1800 on a GPU, 0 on a CPU, which may be slow and
     /// does not hang]
-    #[arg(help_heading = SERVING, long, value_name = "SECONDS")]
+    #[arg(help_heading = SERVING, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = whole::<u64>("a number of seconds", 0..=YEAR))]
     pub patience: Option<u64>,
 
     /// Host under which the workers of a job that trains on several reach this one [default: this
@@ -78,7 +82,7 @@ pub struct AgentArgs {
     pub peer_address: Option<String>,
 
     /// Port on which they reach it, the next ones for further GPUs; 0 is any free one.
-    #[arg(help_heading = SEVERAL, long, env = "QLORA_PEER_PORT", default_value_t = 0, value_name = "PORT")]
+    #[arg(help_heading = SEVERAL, long, env = "QLORA_PEER_PORT", default_value_t = 0, value_name = "PORT", allow_negative_numbers = true, value_parser = whole::<u16>("a port", 0..=65_535))]
     pub peer_port: u16,
 }
 

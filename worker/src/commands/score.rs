@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use qlora_proto::numbers::whole;
 use qlora_proto::words::count;
 use qlora_trainer::scores::Scores;
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ pub struct Score {
     #[arg(long)]
     data: PathBuf,
     /// Rows at the most.
-    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true, allow_negative_numbers = true, value_parser = whole::<usize>("a number of rows", 0..))]
     rows: usize,
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use qlora_client::console;
 use qlora_config::{Compute, DeviceKind, FlashAttention, ModelConfig, Quantization};
+use qlora_proto::numbers::whole;
 use qlora_trainer::score::{Answerer, Subject};
 
 use crate::cli::AgentArgs;
@@ -25,7 +26,7 @@ pub struct SubjectArgs {
     #[arg(long, default_value = "auto", value_parser = qlora_config::template)]
     template: String,
     /// Tokens of an answer at the most.
-    #[arg(long, default_value_t = qlora_trainer::score::ANSWER_TOKENS)]
+    #[arg(long, default_value_t = qlora_trainer::score::ANSWER_TOKENS, allow_negative_numbers = true, value_parser = whole::<usize>("a number of tokens", 0..))]
     max_new_tokens: usize,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qlora_trainer::stop::StopSignal;
 use qlora_trainer::{Error, Result};
 
-use super::tls::Channel;
+use super::channel::Channel;
 
 /// The longest message: gradients of a large adapter are some hundred megabytes.
 const LONGEST: u64 = 64 << 30;

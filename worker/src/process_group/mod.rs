@@ -9,6 +9,7 @@
 //! A process that ends closes its connections, and the coordinator detects lost machines. A cut
 //! connection between two machines is noticed within a minute or two, by TCP keep-alive.
 
+mod channel;
 mod handshake;
 mod link;
 mod rendezvous;

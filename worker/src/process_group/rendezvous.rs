@@ -12,9 +12,10 @@ use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 
 use super::TcpGroup;
+use super::channel::{Channel, Words};
 use super::handshake;
 use super::link::Link;
-use super::tls::{Channel, Ends, Secret, Words};
+use super::tls::{Ends, Secret};
 
 /// How long an address may take to answer, and a handshake to be done.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,17 +5,15 @@
 //! and no name; whoever knows the secret belongs to the attempt. Keys of the traffic are fresh for
 //! every connection, so that a secret that leaks later opens nothing that was recorded.
 //!
-//! What passes through a connection is not known here.
+//! What passes through a connection is in `channel`.
 
-use std::io::{BufRead, Error, ErrorKind, Read, Result, Write};
-use std::net::TcpStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::sync::Arc;
 
-use rustix::net::{RecvFlags, recv};
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::verify_tls13_signature_with_raw_key;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{
     CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
 };
@@ -24,7 +22,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, Connection, DigitallySignedStruct,
-    DistinguishedName, ServerConfig, ServerConnection, SignatureScheme,
+    DistinguishedName, PeerIncompatible, ServerConfig, ServerConnection, SignatureScheme,
 };
 
 pub type Secret = [u8; 32];
@@ -33,6 +31,9 @@ pub type Secret = [u8; 32];
 const PKCS8: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
+
+/// What a signature of TLS 1.2 is answered with, which both ends offer to nobody.
+const TLS12: PeerIncompatible = PeerIncompatible::Tls12NotOfferedOrEnabled;
 
 /// Both ends of the connections of one attempt.
 #[derive(Debug, Clone)]
@@ -104,7 +105,10 @@ fn without_tickets(mut config: ServerConfig) -> ServerConfig {
 
 fn agreed(mut end: Connection, stream: &mut (impl Read + Write)) -> Result<Connection> {
     while end.is_handshaking() {
-        end.complete_io(stream).map_err(of_a_stranger)?;
+        match end.complete_io(stream) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            done => drop(done.map_err(of_a_stranger)?),
+        }
     }
     Ok(end)
 }
@@ -167,11 +171,11 @@ impl ServerCertVerifier for Same {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        shown: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, shown, signed, &self.algorithms)
+        Err(TLS12.into())
     }
 
     fn verify_tls13_signature(
@@ -209,11 +213,11 @@ impl ClientCertVerifier for Same {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        shown: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, shown, signed, &self.algorithms)
+        Err(TLS12.into())
     }
 
     fn verify_tls13_signature(
@@ -231,110 +235,5 @@ impl ClientCertVerifier for Same {
 
     fn requires_raw_public_keys(&self) -> bool {
         true
-    }
-}
-
-/// What is read and written through the `end` of a connection that passes over `stream`.
-pub struct Words<'a, S> {
-    pub end: &'a mut Connection,
-    pub stream: &'a mut S,
-}
-
-impl<S: Read + Write> Read for Words<'_, S> {
-    fn read(&mut self, words: &mut [u8]) -> Result<usize> {
-        loop {
-            match self.end.reader().read(words) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                read => return read,
-            }
-            self.end.complete_io(self.stream)?;
-        }
-    }
-}
-
-impl<S: Read + Write> Write for Words<'_, S> {
-    fn write(&mut self, words: &[u8]) -> Result<usize> {
-        let taken = self.end.writer().write(words)?;
-        while self.end.wants_write() {
-            self.end.write_tls(self.stream)?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        self.stream.flush()
-    }
-}
-
-/// A connection whose both ends know each other.
-#[derive(Debug)]
-pub struct Channel {
-    stream: TcpStream,
-    end: Mutex<Connection>,
-}
-
-impl Channel {
-    pub fn new(stream: TcpStream, end: Connection) -> Self {
-        Self {
-            stream,
-            end: Mutex::new(end),
-        }
-    }
-
-    /// Does `work` with what is read and written here.
-    fn with<T>(&self, work: impl FnOnce(Words<'_, &TcpStream>) -> T) -> T {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        work(Words {
-            end: &mut end,
-            stream: &mut &self.stream,
-        })
-    }
-
-    /// Whether the next words that arrived are `words`, which were written at once and alone.
-    /// Waits for nothing and takes nothing away; words that have not arrived are not these.
-    pub fn is_next(&self, words: &[u8]) -> bool {
-        // Who holds the end waits for the next words itself.
-        let Ok(mut end) = self.end.try_lock() else {
-            return false;
-        };
-        loop {
-            match end.reader().fill_buf() {
-                Ok(next) => return next == words,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Err(_) => return false,
-            }
-            // A connection that broke is noticed by whoever waits for words.
-            let mut arrived = Arrived(&self.stream);
-            let more = matches!(end.read_tls(&mut arrived), Ok(bytes) if bytes > 0);
-            if !more || end.process_new_packets().is_err() {
-                return false;
-            }
-        }
-    }
-}
-
-impl Read for &Channel {
-    fn read(&mut self, words: &mut [u8]) -> Result<usize> {
-        self.with(|mut here| here.read(words))
-    }
-}
-
-impl Write for &Channel {
-    fn write(&mut self, words: &[u8]) -> Result<usize> {
-        self.with(|mut here| here.write(words))
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// What has arrived of a stream, and no waiting for more.
-struct Arrived<'a>(&'a TcpStream);
-
-impl Read for Arrived<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
-        let (read, _) = recv(self.0, bytes, RecvFlags::DONTWAIT)?;
-        Ok(read)
     }
 }

@@ -360,6 +360,13 @@ fn a_key_of_another_type_or_without_a_size_is_refused_by_its_name() {
             "whole numbers",
         ),
         ("llama.block_count", text("2"), "no number"),
+        ("llama.block_count", Meta::U32(u32::MAX), "at the most"),
+        (
+            "llama.feed_forward_length",
+            Meta::U32(1 << 31),
+            "at the most",
+        ),
+        ("llama.embedding_length", Meta::U64(1 << 31), "at the most"),
         (
             "tokenizer.ggml.add_bos_token",
             text("true"),

@@ -31,7 +31,7 @@ pub enum Artifacts {
     /// List a job's artifacts.
     List {
         /// Number of the job, as `jobs` lists it.
-        #[arg(value_parser = job_number)]
+        #[arg(allow_negative_numbers = true, value_parser = job_number)]
         job: u64,
     },
     /// Download a job's adapter, or another artifact by its name, into a folder.
@@ -40,7 +40,7 @@ pub enum Artifacts {
     /// is taken: the best one where the job keeps that.
     Get {
         /// Number of the job, as `jobs` lists it.
-        #[arg(value_parser = job_number)]
+        #[arg(allow_negative_numbers = true, value_parser = job_number)]
         job: u64,
         /// Such as checkpoint-000030.tar, or `checkpoint` for the last one [default: the adapter]
         name: Option<String>,

@@ -5,10 +5,10 @@ use clap::Args;
 use qlora_client::console;
 use qlora_proto::{Event, SubscribeRequest};
 
-use crate::arguments::span;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_json};
+use qlora_proto::numbers::span;
 
 /// Print who changed what, and from where, oldest first.
 ///
@@ -17,7 +17,7 @@ use crate::output::{human, json, print, print_json};
 #[derive(Debug, Args)]
 pub struct Audit {
     /// Only what happened since, such as 7d, 12h or 90m ago.
-    #[arg(long, value_name = "TIME", value_parser = span)]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = span)]
     since: Option<Duration>,
 }
 

@@ -15,7 +15,7 @@ use crate::job::confirm::{confirmed, jobs};
 #[derive(Debug, Args)]
 pub struct Cancel {
     /// Numbers of the jobs, as `jobs` lists them.
-    #[arg(value_parser = job_number, required = true, value_name = "JOB")]
+    #[arg(allow_negative_numbers = true, value_parser = job_number, required = true, value_name = "JOB")]
     jobs: Vec<u64>,
     /// Why, recorded with the job; "by user" where nothing is given.
     #[arg(long, default_value = "", hide_default_value = true)]

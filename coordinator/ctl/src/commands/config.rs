@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use qlora_client::console;
 use qlora_config::{Layers, json_schema};
+use qlora_proto::numbers::whole;
 use qlora_proto::words::count;
 use qlora_proto::{ListConfigsRequest, PutConfigRequest};
 use serde_json::json;
@@ -46,7 +47,7 @@ pub enum Config {
         /// NAME, as `config list` shows it, or NAME@REVISION.
         name: String,
         /// Which revision; 0 is the newest.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = whole::<u64>("the number of a revision", 0..))]
         revision: u64,
     },
     /// List names, or the revisions of one.

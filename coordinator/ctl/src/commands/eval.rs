@@ -3,6 +3,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use qlora_config::ResolvedConfig;
+use qlora_proto::numbers::whole;
 use qlora_proto::{FileRole, Job, JobFile, JobKind, JobState, SubmitRequest};
 use serde_json::json;
 
@@ -26,13 +27,13 @@ use crate::output::{human, json, print, print_json};
 #[derive(Debug, Args)]
 pub struct Eval {
     /// Job whose adapter is scored.
-    #[arg(value_parser = job_number)]
+    #[arg(allow_negative_numbers = true, value_parser = job_number)]
     job: u64,
     /// Held-out rows [default: those of the job]
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Rows at the most.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole::<usize>("a number of rows", 0..))]
     rows: Option<usize>,
     /// Score the base model instead of the adapter.
     #[arg(long)]

@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use qlora_proto::numbers::whole;
 use qlora_proto::{JobState, ListJobsRequest};
 
 use crate::context::Context;
@@ -15,7 +16,7 @@ pub struct Jobs {
     #[arg(long, value_parser = ["queued", "running", "paused", "succeeded", "failed", "cancelled"])]
     state: Vec<String>,
     /// Jobs at the most.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 50, allow_negative_numbers = true, value_parser = whole::<u32>("a number of jobs", 1..=u32::MAX.into()))]
     limit: u32,
 }
 

@@ -14,7 +14,7 @@ use crate::output::{human, json, print, print_json};
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Number of the job, as `jobs` lists it.
-    #[arg(value_parser = job_number)]
+    #[arg(allow_negative_numbers = true, value_parser = job_number)]
     job: u64,
     /// Go on until the job has ended, also through breaks of the connection.
     #[arg(long, short)]

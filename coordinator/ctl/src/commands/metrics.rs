@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use qlora_proto::numbers::whole;
 use qlora_proto::{GetMetricsRequest, Metric};
 
 use crate::arguments::job_number;
@@ -12,10 +13,10 @@ use crate::output::{human, json, print, print_json};
 #[derive(Debug, Args)]
 pub struct Metrics {
     /// Number of the job, as `jobs` lists it.
-    #[arg(value_parser = job_number)]
+    #[arg(allow_negative_numbers = true, value_parser = job_number)]
     job: u64,
     /// Only points after this number.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = whole::<u64>("the number of a point", 0..))]
     after: u64,
 }
 

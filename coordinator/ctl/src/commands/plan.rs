@@ -9,6 +9,7 @@ use qlora_planner::{
     SavedActivations, WeightFormat, dense_attention, estimate, find, fit, least, misfits, search,
     unmet_quantization,
 };
+use qlora_proto::numbers::decimal;
 use qlora_proto::words::count;
 use serde_json::{Value, json};
 
@@ -29,15 +30,8 @@ pub struct Plan {
     source: ConfigSource,
     /// Memory of the device in GiB: what would be kept there, and exit code 6 where the run does
     /// not fit.
-    #[arg(long, value_name = "GIB", value_parser = gibibytes)]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true, value_parser = decimal("a number of GiB", 1e-6..=1e6))]
     memory: Option<f64>,
-}
-
-fn gibibytes(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(gib) if gib.is_finite() && gib > 0.0 => Ok(gib),
-        _ => Err("write a number of GiB above 0, such as 24".into()),
-    }
 }
 
 /// A model with its shape: of the catalogue, or on this machine, where `qlora-worker` reads

@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use qlora_proto::numbers::whole;
 use qlora_proto::words::count;
 use qlora_proto::{DAY_MS, PrunePart, PruneRequest, PrunedJob};
 
@@ -15,10 +16,10 @@ use crate::output::{human, json, print, print_json};
 #[derive(Debug, Args)]
 pub struct Prune {
     /// Only jobs that ended so many days ago.
-    #[arg(long, value_name = "DAYS", required_unless_present = "keep")]
+    #[arg(long, value_name = "DAYS", required_unless_present = "keep", allow_negative_numbers = true, value_parser = whole::<u64>("a number of days", 0..))]
     older_than: Option<u64>,
     /// Leave the N jobs alone that ended last.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>("a number of jobs", 0..))]
     keep: Option<u64>,
     /// Delete checkpoints and adapters; the jobs stay.
     #[arg(long, conflicts_with = "logs_only")]

@@ -8,6 +8,7 @@ use std::time::Instant;
 use clap::Args;
 use qlora_client::console;
 use qlora_config::{Layers, QUICKSTART, QUICKSTART_EVAL, QUICKSTART_TRAIN};
+use qlora_proto::numbers::whole;
 use qlora_proto::words::{count, duration};
 use qlora_proto::{Job, JobState, ListWorkersRequest, Sample};
 use serde_json::{Value, json};
@@ -43,7 +44,7 @@ pub struct Quickstart {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Port of the coordinator on loopback; any free one by default.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = whole::<u16>("a port", 0..=65_535))]
     port: u16,
     /// Set one key of the configuration, such as training.max_steps=20; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]

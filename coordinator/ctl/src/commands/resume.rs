@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use qlora_proto::numbers::whole;
 use qlora_proto::{Job, ResumeRequest};
 
 use crate::arguments::job_number;
@@ -15,11 +16,11 @@ use crate::error::CtlError;
 #[derive(Debug, Args)]
 pub struct Resume {
     /// Numbers of the jobs, as `jobs` lists them.
-    #[arg(value_parser = job_number, required = true, value_name = "JOB")]
+    #[arg(allow_negative_numbers = true, value_parser = job_number, required = true, value_name = "JOB")]
     jobs: Vec<u64>,
     /// Go back to the checkpoint of this step; later checkpoints are deleted. `artifacts list JOB`
     /// shows those that there are.
-    #[arg(long, value_name = "STEP")]
+    #[arg(long, value_name = "STEP", allow_negative_numbers = true, value_parser = whole::<u64>("the number of a step", 0..))]
     from: Option<u64>,
 }
 

@@ -15,7 +15,7 @@ use crate::job::submit::{answered, fault, show};
 #[derive(Debug, Args)]
 pub struct Retry {
     /// Number of the job, as `jobs` lists it.
-    #[arg(value_parser = job_number)]
+    #[arg(allow_negative_numbers = true, value_parser = job_number)]
     job: u64,
     /// Begin anew, and not with the newest checkpoint.
     #[arg(long)]

@@ -15,7 +15,7 @@ use crate::job::confirm::{confirmed, jobs};
 #[derive(Debug, Args)]
 pub struct Rm {
     /// Numbers of the jobs, as `jobs` lists them.
-    #[arg(value_parser = job_number, required = true, value_name = "JOB")]
+    #[arg(allow_negative_numbers = true, value_parser = job_number, required = true, value_name = "JOB")]
     jobs: Vec<u64>,
     /// Do not ask for confirmation.
     #[arg(long, short)]

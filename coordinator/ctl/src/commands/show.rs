@@ -14,7 +14,7 @@ use crate::output::{human, json, print, print_exact, print_json};
 #[derive(Debug, Args)]
 pub struct Show {
     /// Number of the job, as `jobs` lists it.
-    #[arg(value_parser = job_number)]
+    #[arg(allow_negative_numbers = true, value_parser = job_number)]
     job: u64,
     /// Print the exact configuration that the job records.
     #[arg(long)]

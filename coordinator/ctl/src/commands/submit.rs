@@ -25,7 +25,7 @@ pub struct Submit {
     idempotency_key: Option<String>,
     /// Start only once these jobs have succeeded; where one fails or is cancelled, the new job is
     /// cancelled. Several are separated by commas.
-    #[arg(long, value_name = "JOB", value_delimiter = ',', value_parser = job_number)]
+    #[arg(long, value_name = "JOB", value_delimiter = ',', allow_negative_numbers = true, value_parser = job_number)]
     after: Vec<u64>,
     /// Jobs of --after only have to end.
     #[arg(long, requires = "after")]

@@ -8,10 +8,10 @@ use qlora_proto::{
 };
 use tonic::{Code, Status};
 
-use crate::arguments::span;
 use crate::context::Context;
 use crate::error::{CtlError, Exit};
 use crate::output::{human, json, print, print_json};
+use qlora_proto::numbers::{span, whole};
 
 /// How long a worker's token lasts where nothing is said.
 const WORKER: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -32,7 +32,7 @@ pub enum Token {
         name: String,
         /// When it ends, such as 30d, 12h or 90m from now; for a worker 30d where nothing is given,
         /// else never.
-        #[arg(long, value_name = "TIME", value_parser = span)]
+        #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = span)]
         expires: Option<Duration>,
     },
     /// List tokens, those included that are over.
@@ -40,6 +40,7 @@ pub enum Token {
     /// End a token at once, and what it has open.
     Revoke {
         /// Its number, as `token list` shows it.
+        #[arg(allow_negative_numbers = true, value_parser = whole::<u64>("the number of a token, which `token list` shows", 0..))]
         id: u64,
     },
 }

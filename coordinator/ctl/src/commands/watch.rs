@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use qlora_proto::numbers::whole;
 
 use crate::arguments::job_number;
 use crate::context::Context;
@@ -14,10 +15,10 @@ use crate::job::watch::watch;
 #[derive(Debug, Args)]
 pub struct Watch {
     /// Number of the job, as `jobs` lists it.
-    #[arg(value_parser = job_number)]
+    #[arg(allow_negative_numbers = true, value_parser = job_number)]
     job: u64,
     /// Give up after so many seconds, with exit code 124.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = whole::<u64>("a number of seconds", 0..))]
     timeout: Option<u64>,
 }
 

@@ -31,7 +31,9 @@ pub struct MemoryPlan {
 
 impl MemoryPlan {
     pub fn total(&self) -> u64 {
-        self.weights + self.adapters + self.activations + self.scratch + self.overhead
+        [self.adapters, self.activations, self.scratch, self.overhead]
+            .into_iter()
+            .fold(self.weights, u64::saturating_add)
     }
 }
 
@@ -101,12 +103,13 @@ fn activations(run: &Run<'_>, saved: &[SavedActivations]) -> u64 {
         .flat_map(|&saved| saved.max(least).widths(shape, config));
     let rows: u64 = widths
         .map(|width| device.buffers.hold(tokens * device.element * width))
-        .sum();
-    rows + if device.saves_sums {
+        // All that the largest model could save of the largest micro-batch takes more than 64 bits.
+        .fold(0, u64::saturating_add);
+    rows.saturating_add(if device.saves_sums {
         (tokens * sums(shape, config, saved)) as u64
     } else {
         0
-    }
+    })
 }
 
 /// Bytes for each token that are saved on a GPU whatever the policy: the adapters' inner results,

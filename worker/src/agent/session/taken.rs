@@ -3,9 +3,7 @@
 //! One that was killed before it wrote its session down, or that is of an earlier version, is taken
 //! once the lease of its last run has ended. One on a copied state folder is refused for longer.
 
-use std::time::Duration;
-
-use qlora_proto::PASSES_AFTER;
+use qlora_client::retry::passes_after;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -21,8 +19,7 @@ impl Taken {
     /// Whether to try again at `now`, after the refusal `status`; none where it does not pass by
     /// itself.
     pub fn wait(&mut self, status: &Status, now: Instant) -> Option<bool> {
-        let passes = status.metadata().get(PASSES_AFTER)?.to_str().ok()?;
-        let passes = Duration::from_millis(passes.parse::<u32>().ok()?.into());
+        let passes = passes_after(status)?;
         let until = *self.0.get_or_insert_with(|| {
             // A coordinator that stands still meanwhile extends the lease.
             let longest = 2 * passes;
@@ -44,6 +41,10 @@ impl Taken {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use qlora_proto::PASSES_AFTER;
+
     use super::*;
 
     fn refusal(after: &str) -> Status {

@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use qlora_config::{Layers, ResolvedConfig};
 use qlora_planner::{CatalogueEntry, catalogue, find};
+use qlora_proto::numbers::whole;
 use qlora_trainer::bench::{Extent, Figures, Instructions, Steps, measure};
 use qlora_trainer::weights::Checkpoint;
 
@@ -27,17 +28,17 @@ pub struct Bench {
     #[arg(long)]
     random_weights: bool,
     /// Tokens of a sequence.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, allow_negative_numbers = true, value_parser = whole::<usize>("a number of tokens", 1..))]
     length: usize,
     /// Steps that are measured.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    steps: u64,
+    #[arg(long, default_value_t = 5, allow_negative_numbers = true, value_parser = whole::<usize>("a number of steps", 1..))]
+    steps: usize,
     /// Measure the first step and no other, without a warm-up: for steps that take minutes.
     #[arg(long, conflicts_with = "steps")]
     once: bool,
     /// Measure only the first N blocks of the model; random weights may have more than the model.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    layers: Option<u64>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>("a number of blocks", 1..))]
+    layers: Option<usize>,
     /// Time every operation of a step as well.
     #[arg(long)]
     kernels: bool,
@@ -113,13 +114,12 @@ impl Bench {
         let mut checkpoint = checkpoint(self, &config)?;
         let model_layers = checkpoint.files.shape.layers;
         if let Some(layers) = self.layers {
-            checkpoint.files.shape.layers =
-                part(layers as usize, model_layers, self.random_weights)?;
+            checkpoint.files.shape.layers = part(layers, model_layers, self.random_weights)?;
         }
         let steps = if self.once {
             Steps::Once
         } else {
-            Steps::Warm(self.steps as usize)
+            Steps::Warm(self.steps)
         };
         let extent = Extent {
             length: self.length,

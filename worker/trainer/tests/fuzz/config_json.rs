@@ -24,6 +24,8 @@ fn fuzz_config_json() {
             "\"rope_scaling\"",
             "\"head_dim\"",
             "\"bitsandbytes\"",
+            "4294967295",
+            "2147483648",
         ])
         .run(check);
 }
@@ -49,12 +51,18 @@ fn check(bytes: &[u8]) {
                 shape.norm_epsilon > 0.0 && shape.rope_theta > 0.0,
                 "{shape:?}"
             );
-            // What a memory plan starts with, for any size that a configuration can name.
+            // What a memory plan starts with, for any size that a configuration can name: 64 bits
+            // hold it.
+            let elements = |module| {
+                let (rows, cols) = shape.projection(module);
+                assert!(rows > 0 && cols > 0, "{shape:?}");
+                rows as u128 * cols as u128
+            };
+            let block: u128 = shape.modules().iter().copied().map(elements).sum();
+            assert_eq!(block, shape.block_parameters() as u128, "{shape:?}");
+            let all = block * shape.layers as u128;
             assert!(
-                shape
-                    .modules()
-                    .iter()
-                    .all(|&module| shape.projection(module).0 > 0),
+                (all..all + (1 << 60)).contains(&(shape.parameters() as u128)),
                 "{shape:?}"
             );
         }

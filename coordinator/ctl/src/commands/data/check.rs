@@ -9,6 +9,7 @@ use qlora_config::TEMPLATE_DATE;
 use qlora_data::audit::{Audit, Audited, Summary};
 use qlora_data::named;
 use qlora_data::rows::{self, ReadError, Rows};
+use qlora_proto::numbers::whole;
 use qlora_proto::words::count;
 use serde_json::{Value, json};
 
@@ -26,7 +27,7 @@ pub struct Check {
     /// JSON lines, a JSON array or Parquet, also compressed; or a folder of such files.
     file: PathBuf,
     /// Findings to print at the most.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, allow_negative_numbers = true, value_parser = whole::<usize>("a number of findings", 0..))]
     most: usize,
     /// Held-out rows, of which none may ask what this file asks.
     #[arg(long, value_name = "FILE")]
@@ -43,7 +44,7 @@ pub struct Check {
     #[arg(long, value_name = "DATE", default_value = TEMPLATE_DATE)]
     template_date: String,
     /// Tokens above which a row is counted as too long.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, allow_negative_numbers = true, value_parser = whole::<usize>("a number of tokens", 0..))]
     max_seq_len: usize,
     /// Write the rows without findings to this file, in one form: messages, calls and tools as
     /// objects, no duplicates.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use qlora_data::bfcl::{Limits, Side, convert};
+use qlora_proto::numbers::whole;
 use qlora_proto::words::count;
 
 use crate::context::Context;
@@ -33,7 +34,7 @@ pub enum Data {
         /// Folder for train.jsonl and heldout.jsonl.
         to: PathBuf,
         /// Characters of a row at the most.
-        #[arg(long, default_value_t = 1000)]
+        #[arg(long, default_value_t = 1000, allow_negative_numbers = true, value_parser = whole::<usize>("a number of characters", 0..))]
         max_chars: usize,
     },
 }

@@ -1,5 +1,4 @@
 use std::io::IsTerminal;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +9,7 @@ use qlora_data::audit::Ruler;
 use qlora_data::check::check;
 use qlora_data::rows::Row;
 use qlora_data::{Encoder, Example, IGNORE, Sample, encode_example};
+use qlora_proto::numbers::whole;
 use qlora_proto::words::count;
 use serde_json::json;
 
@@ -24,8 +24,8 @@ pub struct Preview {
     /// JSON lines, a JSON array or Parquet, also compressed; or a folder of such files.
     file: PathBuf,
     /// Which row, counted from 1 over all files; blank lines do not count.
-    #[arg(long, default_value = "1")]
-    row: NonZeroUsize,
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = whole::<usize>("the number of a row", 1..))]
+    row: usize,
     /// Model with its tokenizer and chat template: a folder, a .gguf file, or a name of
     /// `qlora-worker model list`.
     #[arg(long)]
@@ -114,7 +114,7 @@ impl Preview {
         for row in open(&self.file)? {
             let row = row.map_err(unreadable)?;
             seen += 1;
-            if seen == self.row.get() {
+            if seen == self.row {
                 return Ok(row);
             }
         }

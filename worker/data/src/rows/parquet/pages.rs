@@ -5,7 +5,7 @@
 //! claims are judged here first. Bytes that are neither claims nor counts are the library's.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -172,7 +172,6 @@ impl ChunkReader for Source {
     fn get_read(&self, start: u64) -> Result<Headed> {
         Ok(Headed {
             read: self.0.get_read(start)?,
-            start,
             is_judged: false,
         })
     }
@@ -186,7 +185,6 @@ impl ChunkReader for Source {
 /// from, at places without a header, so the header is judged when the first byte is asked for.
 struct Headed {
     read: BufReader<File>,
-    start: u64,
     is_judged: bool,
 }
 
@@ -194,8 +192,8 @@ impl Read for Headed {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         if !self.is_judged {
             self.is_judged = true;
-            header::hold(&mut self.read)?;
-            self.read.seek(SeekFrom::Start(self.start))?;
+            // The buffer holds more than the longest start of a header, and keeps it for the library.
+            header::hold(&mut self.read.fill_buf()?)?;
         }
         self.read.read(bytes)
     }

@@ -1,6 +1,6 @@
 //! Sizes and constants that every architecture has under the same keys.
 
-use qlora_planner::{Activation, DecoderForm, ModelShape};
+use qlora_planner::{Activation, DecoderForm, Dimension, ModelShape};
 
 use super::fault::ConfigFault;
 use super::keys::Keys;
@@ -57,7 +57,7 @@ pub(super) fn read(config: &Keys<'_>, defaults: &Defaults) -> Result<ModelShape,
     let epsilon = config.number("rms_norm_eps")?.or(defaults.norm_epsilon);
     let tied = config.flag("tie_word_embeddings")?;
     let attention_bias = config.flag("attention_bias")?.unwrap_or(false);
-    Ok(ModelShape {
+    let shape = ModelShape {
         hidden,
         layers: size("num_hidden_layers")?,
         heads,
@@ -81,7 +81,17 @@ pub(super) fn read(config: &Keys<'_>, defaults: &Defaults) -> Result<ModelShape,
             mlp_bias: config.flag("mlp_bias")?.unwrap_or(false),
             ..DecoderForm::default()
         },
-    })
+    };
+    let key = |dimension| match dimension {
+        Dimension::Hidden => "hidden_size",
+        Dimension::Queries => "num_attention_heads",
+        Dimension::Keys => "num_key_value_heads",
+        Dimension::FeedForward => "intermediate_size",
+        Dimension::Layers => "num_hidden_layers",
+        Dimension::Vocabulary => "vocab_size",
+    };
+    let counted = shape.counted();
+    Ok(counted.map_err(|fault| format!("`{}` asks for {fault}", key(fault.dimension)))?)
 }
 
 fn activation(

@@ -100,6 +100,29 @@ fn a_value_of_another_type_is_named_with_its_key() {
     );
 }
 
+#[test]
+fn sizes_that_no_model_has_are_refused_before_anything_is_made_of_them() {
+    for key in [
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "vocab_size",
+        "head_dim",
+    ] {
+        for size in [u32::MAX - 1, 1 << 31] {
+            let change = json!({ "head_dim": 8, key: size });
+            let named = if key == "head_dim" {
+                "num_attention_heads"
+            } else {
+                key
+            };
+            refused(change, &[named, "at the most"]);
+        }
+    }
+    let heads = json!({"num_attention_heads": 1u32 << 31, "num_key_value_heads": 1, "head_dim": 1u32 << 31});
+    refused(heads, &["num_attention_heads", "4611686018427387904"]);
+}
+
 fn scaling() -> Value {
     json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
            "original_max_position_embeddings": 32})

@@ -1,7 +1,7 @@
 //! The forward pass of a layer with whichever adapter it has.
 
 use candle_core::Tensor;
-use qlora_kernels::{Activations, Backend};
+use qlora_kernels::{Activations, Backend, Term};
 
 use super::dora::{self, DoraSaved};
 use super::layer::Linear;
@@ -72,15 +72,32 @@ impl Linear {
         known: Option<AdapterSaved>,
         base: Option<&Tensor>,
     ) -> Result<(Tensor, Option<AdapterSaved>)> {
-        let Some(adapter) = adapter else {
-            return Ok((backend.matmul_forward(&[self.frozen(x)], base)?, None));
-        };
-        if let Some(magnitude) = adapter.magnitude() {
+        if let Some(adapter) = adapter
+            && let Some(magnitude) = adapter.magnitude()
+        {
             let (y, saved) = dora::forward(backend, self, x, (adapter, magnitude), base)?;
             return Ok((y, Some(saved.into())));
         }
+        self.sum_of(backend, x, adapter, known, |terms| {
+            backend.matmul_forward(terms, base)
+        })
+    }
+
+    /// What `sum` makes of the products of `x` with the frozen weight and with the adapter, which
+    /// has no DoRA; and what the adapter saves.
+    fn sum_of<Y>(
+        &self,
+        backend: &dyn Backend,
+        x: &Activations,
+        adapter: Option<AdapterPass<'_>>,
+        known: Option<AdapterSaved>,
+        sum: impl FnOnce(&[Term<'_>]) -> candle_core::Result<Y>,
+    ) -> Result<(Y, Option<AdapterSaved>)> {
+        let Some(adapter) = adapter else {
+            return Ok((sum(&[self.frozen(x)])?, None));
+        };
         let saved = lora_saved(backend, x, adapter, known)?;
-        let y = backend.matmul_forward(&saved.terms(self, x, &adapter), base)?;
+        let y = sum(&saved.terms(self, x, &adapter))?;
         Ok((y, Some(saved.into())))
     }
 
@@ -98,12 +115,9 @@ impl Linear {
             let (y, saved) = self.forward(backend, x, adapter, known, None)?;
             return Ok((y.into(), saved));
         }
-        let Some(adapter) = adapter else {
-            return Ok((backend.matmul_forward_on(&[self.frozen(x)])?, None));
-        };
-        let saved = lora_saved(backend, x, adapter, known)?;
-        let y = backend.matmul_forward_on(&saved.terms(self, x, &adapter))?;
-        Ok((y, Some(saved.into())))
+        self.sum_of(backend, x, adapter, known, |terms| {
+            backend.matmul_forward_on(terms)
+        })
     }
 
     /// What [`Self::forward`] would save, without `y`.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
-use qlora_planner::{DecoderForm, ModelShape};
+use qlora_planner::{DecoderForm, Dimension, ModelShape};
 
 use super::rope::{self, RopeTensors};
 use crate::model::{
@@ -224,7 +224,7 @@ fn sizes(keys: &GgufKeys<'_>, vocabulary: usize) -> std::result::Result<ModelSha
         return Err(format!("heads of {head_dim} cannot be rotated in pairs"));
     }
     let epsilon = "attention.layer_norm_rms_epsilon";
-    Ok(ModelShape {
+    let shape = ModelShape {
         hidden,
         layers: needed("block_count")?,
         heads,
@@ -239,5 +239,15 @@ fn sizes(keys: &GgufKeys<'_>, vocabulary: usize) -> std::result::Result<ModelSha
         sliding_window: None,
         max_positions: needed("context_length")?,
         form: DecoderForm::default(),
-    })
+    };
+    let key = |dimension| match dimension {
+        Dimension::Hidden => "embedding_length",
+        Dimension::Queries => "attention.head_count",
+        Dimension::Keys => "attention.head_count_kv",
+        Dimension::FeedForward => "feed_forward_length",
+        Dimension::Layers => "block_count",
+        Dimension::Vocabulary => "vocab_size",
+    };
+    let counted = shape.counted();
+    counted.map_err(|fault| format!("`{}` asks for {fault}", keys.name(key(fault.dimension))))
 }
