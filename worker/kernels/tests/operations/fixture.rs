@@ -62,24 +62,110 @@ impl Mat {
     }
 
     pub fn scaled(&self, factor: f64) -> Self {
-        Self::new(self.rows, self.cols, |i, j| factor * self.at(i, j))
+        self.map(|value| factor * value)
     }
+
+    pub fn map(&self, f: impl Fn(f64) -> f64) -> Self {
+        Self::new(self.rows, self.cols, |i, j| f(self.at(i, j)))
+    }
+
+    /// In steps that bf16 has.
+    pub fn rounded(&self) -> Self {
+        self.map(|value| f64::from(half::bf16::from_f64(value).to_f32()))
+    }
+
+    /// In steps that `f32` has, on the CPU.
+    pub fn floats(&self) -> Tensor {
+        let floats: Vec<f32> = self.data.iter().map(|&value| value as f32).collect();
+        Tensor::from_vec(floats, (self.rows, self.cols), &Device::Cpu).expect("a tensor")
+    }
+
+    /// The elements of a tensor, in its rows where it is a matrix.
+    pub fn of(tensor: &Tensor) -> Self {
+        let (found, cols) = (elements(tensor), tensor.dims().last().copied().unwrap_or(1));
+        Self::new(found.len() / cols.max(1), cols, |i, j| {
+            f64::from(found[i * cols + j])
+        })
+    }
+}
+
+/// One step of bf16 behind the largest value's first digit.
+pub const STEP: f64 = 1.0 / 128.0;
+
+/// How far results may be from what is wanted: the largest error over the largest value, by what a
+/// backend computes in.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The reference forms and a CPU, in `f32`.
+    pub f32: f64,
+    /// A CPU whose products are in bf16.
+    pub bf16: f64,
+    /// A GPU, whose tensors are in bf16.
+    pub gpu: f64,
+}
+
+/// For results of which nothing else is known.
+pub const LIMITS: Limits = Limits {
+    f32: 1e-5,
+    bf16: 1e-2,
+    gpu: 2e-2,
+};
+
+/// For what is moved and not computed.
+pub const EXACT: Limits = Limits {
+    f32: 0.0,
+    bf16: 0.0,
+    gpu: 0.0,
+};
+
+impl Limits {
+    /// [`LIMITS`], but for a GPU: so many steps of bf16.
+    pub const fn steps(steps: f64) -> Self {
+        Self {
+            gpu: steps * STEP,
+            ..LIMITS
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    F32,
+    Bf16,
+    Gpu,
 }
 
 /// A backend, and how exact it is.
 pub struct Subject {
     pub name: String,
     pub backend: Arc<dyn Backend>,
-    /// The largest error over the largest value.
-    pub tolerance: f64,
+    kind: Kind,
 }
 
 impl Subject {
-    fn new(name: impl Into<String>, backend: Arc<dyn Backend>, tolerance: f64) -> Self {
+    fn new(name: impl Into<String>, backend: Arc<dyn Backend>, kind: Kind) -> Self {
         Self {
             name: name.into(),
             backend,
-            tolerance,
+            kind,
+        }
+    }
+
+    pub fn is_gpu(&self) -> bool {
+        self.kind == Kind::Gpu
+    }
+
+    /// Whether all that it computes with is `f32`.
+    pub fn is_in_f32(&self) -> bool {
+        self.kind == Kind::F32
+    }
+
+    /// What `limits` say of this backend.
+    pub fn limit(&self, limits: Limits) -> f64 {
+        match self.kind {
+            Kind::F32 => limits.f32,
+            Kind::Bf16 => limits.bf16,
+            Kind::Gpu => limits.gpu,
         }
     }
 
@@ -89,15 +175,23 @@ impl Subject {
     }
 
     pub fn tensor_of(&self, values: &Mat, dtype: DType) -> Tensor {
-        let floats: Vec<f32> = values.data.iter().map(|&value| value as f32).collect();
-        let tensor = Tensor::from_vec(floats, (values.rows, values.cols), &Device::Cpu);
-        tensor
-            .and_then(|t| t.to_dtype(dtype)?.to_device(self.backend.device()))
-            .expect("a tensor")
+        let there = |t: &Tensor| t.to_dtype(dtype)?.to_device(self.backend.device());
+        there(&values.floats()).expect("a tensor")
     }
 
     #[track_caller]
     pub fn close(&self, what: &str, found: &Tensor, wanted: &Mat) {
+        self.within(LIMITS, what, found, wanted);
+    }
+
+    /// Every element is the wanted one.
+    #[track_caller]
+    pub fn same(&self, what: &str, found: &Tensor, wanted: &Mat) {
+        self.within(EXACT, what, found, wanted);
+    }
+
+    #[track_caller]
+    pub fn within(&self, limits: Limits, what: &str, found: &Tensor, wanted: &Mat) {
         let found = elements(found);
         assert_eq!(found.len(), wanted.data.len(), "{what} on {}", self.name);
         let top = wanted.data.iter().fold(1e-30f64, |top, v| top.max(v.abs()));
@@ -112,11 +206,22 @@ impl Subject {
                 f64::INFINITY
             }
         });
+        let limit = self.limit(limits);
         assert!(
-            worst <= self.tolerance,
-            "{what} on {}: {worst:.1e} above {:.1e}",
-            self.name,
-            self.tolerance
+            worst <= limit,
+            "{what} on {}: {worst:.1e} above {limit:.1e}",
+            self.name
+        );
+    }
+
+    /// A number that is added up, and not rounded to the type of activations.
+    #[track_caller]
+    pub fn near(&self, limits: Limits, what: &str, found: f64, wanted: f64) {
+        let limit = self.limit(limits);
+        assert!(
+            (found - wanted).abs() <= limit * wanted.abs(),
+            "{what} on {}: {found} and {wanted}, further apart than {limit:.1e}",
+            self.name
         );
     }
 }
@@ -124,10 +229,10 @@ impl Subject {
 /// Every backend that opens here, for attention of `shape` where one is given. What must be there
 /// fails the test where it is not: both forms in `f32`, the CPU on all instructions that it has, the
 /// emulated GPU where it is asked for.
-fn subjects(shape: Option<AttentionShape>) -> Vec<Subject> {
-    let attention = shape.map(|shape| AttentionOptions {
+fn subjects(shape: Option<(AttentionShape, WantedAttention)>) -> Vec<Subject> {
+    let attention = shape.map(|(shape, wanted)| AttentionOptions {
         shape,
-        wanted: WantedAttention::Repeatable,
+        wanted,
         length: 512,
     });
     let options = |compute| Options {
@@ -139,17 +244,17 @@ fn subjects(shape: Option<AttentionShape>) -> Vec<Subject> {
         Subject::new(
             "the reference forms",
             backend::reference(&Device::Cpu, DType::F32),
-            1e-5,
+            Kind::F32,
         ),
         Subject::new(
             "a CPU in f32",
             backend::open(&Device::Cpu, &options(Compute::F32)).expect("a CPU"),
-            1e-5,
+            Kind::F32,
         ),
     ];
     let in_bf16 = |how: Instructions| {
         let cpu = backend::on_instructions(how).expect("what the CPU has");
-        Subject::new(how.words(), cpu, 1e-2)
+        Subject::new(how.words(), cpu, Kind::Bf16)
     };
     subjects.extend(instructions::every().into_iter().map(in_bf16));
     subjects.extend(gpu(&options(Compute::Auto)));
@@ -163,7 +268,7 @@ fn gpu(options: &Options) -> Option<Subject> {
     match backend::open_cuda(0) {
         Ok(device) => {
             let gpu = backend::open(&device, options).expect("a GPU");
-            Some(Subject::new("a GPU of CUDA", gpu, 2e-2))
+            Some(Subject::new("a GPU of CUDA", gpu, Kind::Gpu))
         }
         Err(fault) => {
             let wanted = std::env::var_os("QLORA_EMULATED_GPU").is_some();
@@ -181,9 +286,13 @@ pub fn on_every(body: impl Fn(&Subject) -> Result<()>) {
     on_each(subjects(None), body);
 }
 
-/// [`on_every`] with backends that are opened for attention of `shape`.
-pub fn on_every_for(shape: AttentionShape, body: impl Fn(&Subject) -> Result<()>) {
-    on_each(subjects(Some(shape)), body);
+/// [`on_every`] with backends that are opened for attention of `shape`, as `wanted` asks.
+pub fn on_every_for(
+    shape: AttentionShape,
+    wanted: WantedAttention,
+    body: impl Fn(&Subject) -> Result<()>,
+) {
+    on_each(subjects(Some((shape, wanted))), body);
 }
 
 fn on_each(subjects: Vec<Subject>, body: impl Fn(&Subject) -> Result<()>) {

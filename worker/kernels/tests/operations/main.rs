@@ -11,5 +11,9 @@ mod fixture;
 #[path = "../instructions/mod.rs"]
 mod instructions;
 mod loss;
+mod nf4;
+mod norms;
 mod oracle;
 mod products;
+mod slopes;
+mod updates;
