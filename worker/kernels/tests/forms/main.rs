@@ -1,9 +1,10 @@
-//! Every fast form against its reference form, and every backward pass against numerical
-//! differences of the forward pass, at sizes that are multiples of nothing.
+//! What only the CPU's forms have: instructions, packed layouts, rows that stay in bf16. What an
+//! operation computes is tested once for all backends, in `operations/`; attention has a body here as
+//! well, for heads that a GPU has no kernels for.
 
 mod attention;
-mod elements;
 mod fixture;
 #[path = "../instructions/mod.rs"]
 mod instructions;
 mod products;
+mod said;
