@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use qlora_kernels::Result;
 use qlora_kernels::types::loss::Head;
 
-use crate::fixture::{close, gpu, random, reference, values};
+use crate::fixture::{gpu, random, reference, same, values};
 
 /// The emulated GPU does the work of another stream as late as events allow, and looks at what is
 /// freed.
@@ -26,15 +26,14 @@ fn a_prefetched_matrix_is_the_same() -> Result<()> {
     }
     let found = [&first, &second].map(|m| gpu.logits(&x, Head::new(m, 1)));
     for (found, wanted) in found.into_iter().zip(wanted) {
-        close(&found?, &wanted?, 0.0);
+        same(&found?, &wanted?);
     }
     // The third is let go while it is still on its way.
     drop(third);
     let here = cpu.quantize(&floats(1)?, 64, true)?;
-    close(
+    same(
         &gpu.dequantize(&first, DType::BF16)?,
         &cpu.dequantize(&here, DType::BF16)?,
-        0.0,
     );
     // And with the backend that writes it.
     drop((x, gpu));

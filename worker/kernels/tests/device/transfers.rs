@@ -7,7 +7,7 @@ use qlora_kernels::types::options::Options;
 use qlora_kernels::{Backend, Result, backend};
 use qlora_testkit::skip;
 
-use crate::fixture::{close, elements, gpu, random};
+use crate::fixture::{elements, gpu, random, same};
 
 /// GPUs of this machine; the emulated one is as many as are wanted. None where there are fewer.
 fn several(wanted: usize) -> Option<Vec<Arc<dyn Backend>>> {
@@ -84,10 +84,10 @@ fn tensors_come_back_from_host_memory_as_they_were() -> Result<()> {
         drop(sent.pop());
         sent[1].prefetch()?;
         for (away, original) in sent.into_iter().zip(&originals).rev() {
-            close(&away.take()?, original, 0.0);
+            same(&away.take()?, original);
         }
         let never_released = gpu.offload(&originals[0].to_device(device)?)?;
-        close(&never_released.take()?, &originals[0], 0.0);
+        same(&never_released.take()?, &originals[0]);
     }
     Ok(())
 }

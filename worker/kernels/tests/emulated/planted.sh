@@ -51,8 +51,8 @@ fault() {
 
 norms=operations/norms::rms_norm
 tables=operations/nf4::nf4_is_dequantized_bit_identically
-long=device/attention::attention_over_long_sequences_agrees
-heads=device/attention::attention_agrees_for_every_size_of_head
+long=operations/attention::over_long_sequences
+heads=operations/attention::of_heads_of_every_size
 ahead=device/nf4::a_prefetched_matrix_is_the_same
 away=device/transfers::tensors_come_back_from_host_memory_as_they_were
 

@@ -151,6 +151,11 @@ impl Subject {
         }
     }
 
+    /// A backend of a GPU.
+    pub fn gpu(backend: Arc<dyn Backend>) -> Self {
+        Self::new("a GPU of CUDA", backend, Kind::Gpu)
+    }
+
     pub fn is_gpu(&self) -> bool {
         self.kind == Kind::Gpu
     }
@@ -226,15 +231,10 @@ impl Subject {
     }
 }
 
-/// Every backend that opens here, for attention of `shape` where one is given. What must be there
-/// fails the test where it is not: both forms in `f32`, the CPU on all instructions that it has, the
-/// emulated GPU where it is asked for.
-fn subjects(shape: Option<(AttentionShape, WantedAttention)>) -> Vec<Subject> {
-    let attention = shape.map(|(shape, wanted)| AttentionOptions {
-        shape,
-        wanted,
-        length: 512,
-    });
+/// Every backend that opens here, for `attention` where it is given. What must be there fails the
+/// test where it is not: both forms in `f32`, the CPU on all instructions that it has, the emulated
+/// GPU where it is asked for.
+fn subjects(attention: Option<AttentionOptions>) -> Vec<Subject> {
     let options = |compute| Options {
         compute,
         attention,
@@ -268,7 +268,7 @@ fn gpu(options: &Options) -> Option<Subject> {
     match backend::open_cuda(0) {
         Ok(device) => {
             let gpu = backend::open(&device, options).expect("a GPU");
-            Some(Subject::new("a GPU of CUDA", gpu, Kind::Gpu))
+            Some(Subject::gpu(gpu))
         }
         Err(fault) => {
             let wanted = std::env::var_os("QLORA_EMULATED_GPU").is_some();
@@ -292,7 +292,12 @@ pub fn on_every_for(
     wanted: WantedAttention,
     body: impl Fn(&Subject) -> Result<()>,
 ) {
-    on_each(subjects(Some((shape, wanted))), body);
+    let attention = AttentionOptions {
+        shape,
+        wanted,
+        length: 512,
+    };
+    on_each(subjects(Some(attention)), body);
 }
 
 fn on_each(subjects: Vec<Subject>, body: impl Fn(&Subject) -> Result<()>) {
