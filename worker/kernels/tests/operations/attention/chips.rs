@@ -4,10 +4,12 @@ use std::process::Command;
 
 use qlora_testkit::skip;
 
+use crate::fixture::is_emulated;
+
 /// Chips other than Hopper's have kernels of their own; on a Hopper GPU these do not run.
 #[test]
 fn other_than_hopper_agree() {
-    if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
+    if !is_emulated() {
         return skip("it takes the emulated GPU");
     }
     let tests = [

@@ -8,7 +8,7 @@ use qlora_testkit::skip;
 
 use super::case::{Case, Layout};
 use super::pairs;
-use crate::fixture::Subject;
+use crate::fixture::{Subject, is_emulated};
 
 /// A GPU, opened to try cuDNN on sequences of up to 64 tokens.
 fn wanting(wanted: WantedAttention, shape: AttentionShape) -> Result<Subject> {
@@ -130,7 +130,7 @@ fn one_that_fails() -> Result<()> {
 
 #[test]
 fn is_not_taken_where_it_fails() {
-    if std::env::var_os("QLORA_EMULATED_GPU").is_none() {
+    if !is_emulated() {
         return skip("it takes the emulated cuDNN");
     }
     let output = Command::new(std::env::current_exe().expect("this program"))

@@ -28,7 +28,7 @@ fn agrees_opened_for(
 ) {
     let case = Case::new(shape, spans);
     on_every_for(opened, wanted, |subject| {
-        // No other backend than that of cuDNN puts the sums of a token side by side.
+        // No kernels but cuDNN's put the sums of a token side by side.
         assert_eq!(case.agrees_on(subject)?, Layout::ByHead, "{}", subject.name);
         Ok(())
     });
