@@ -1,6 +1,6 @@
 //! The backends, tensors on them, and how close two matrices are.
 
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once};
 
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::types::attention::CUDA_HEADS;
@@ -136,11 +136,37 @@ enum Kind {
     Gpu,
 }
 
+/// GPUs that are open and that no test uses. An open one keeps the workspace of its products until
+/// the program ends: if each body opened one, the last tests would find no memory.
+static IDLE: Mutex<Vec<Device>> = Mutex::new(Vec::new());
+
+/// A GPU that no other test uses meanwhile.
+struct OpenGpu(Device);
+
+impl OpenGpu {
+    fn take() -> std::result::Result<Self, String> {
+        let idle = IDLE.lock().expect("nothing fails under it").pop();
+        idle.map_or_else(|| backend::open_cuda(0), Ok).map(Self)
+    }
+}
+
+impl Drop for OpenGpu {
+    /// What a test that failed has left on its GPU troubles no other test.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let mut idle = IDLE.lock().expect("nothing fails under it");
+            idle.push(self.0.clone());
+        }
+    }
+}
+
 /// A backend, and how exact it is.
 pub struct Subject {
     pub name: String,
     pub backend: Arc<dyn Backend>,
     kind: Kind,
+    /// Given back once the backend is gone.
+    _gpu: Option<OpenGpu>,
 }
 
 impl Subject {
@@ -149,16 +175,38 @@ impl Subject {
             name: name.into(),
             backend,
             kind,
+            _gpu: None,
         }
     }
 
-    /// A backend of a GPU.
-    pub fn gpu(backend: Arc<dyn Backend>) -> Self {
-        Self::new("a GPU of CUDA", backend, Kind::Gpu)
+    /// A GPU for tests that run on nothing else, as `options` say.
+    ///
+    /// # Errors
+    /// It does not have what is asked for.
+    ///
+    /// # Panics
+    /// None opens.
+    #[cfg(feature = "cudnn")]
+    pub fn gpu(options: &Options) -> Result<Self> {
+        let gpu = OpenGpu::take().expect("a GPU");
+        Self::on_gpu(gpu, options)
+    }
+
+    fn on_gpu(gpu: OpenGpu, options: &Options) -> Result<Self> {
+        let backend = backend::open(&gpu.0, options)?;
+        Ok(Self {
+            _gpu: Some(gpu),
+            ..Self::new("a GPU of CUDA", backend, Kind::Gpu)
+        })
     }
 
     pub fn is_gpu(&self) -> bool {
         self.kind == Kind::Gpu
+    }
+
+    /// Whether it can compute what takes candle's kernels: the emulated GPU has none of them.
+    pub fn has_candles_kernels(&self) -> bool {
+        !(self.is_gpu() && is_emulated())
     }
 
     /// Whether all that it computes with is `f32`.
@@ -266,11 +314,8 @@ fn subjects(attention: Option<AttentionOptions>) -> Vec<Subject> {
 /// built for GPUs tells that it saw none, once.
 fn gpu(options: &Options) -> Option<Subject> {
     static TOLD: Once = Once::new();
-    match backend::open_cuda(0) {
-        Ok(device) => {
-            let gpu = backend::open(&device, options).expect("a GPU");
-            Some(Subject::gpu(gpu))
-        }
+    match OpenGpu::take() {
+        Ok(gpu) => Some(Subject::on_gpu(gpu, options).expect("a GPU")),
         Err(fault) => {
             assert!(!is_emulated(), "QLORA_EMULATED_GPU is set: {fault}");
             if cfg!(feature = "cuda") {
@@ -305,8 +350,8 @@ pub fn on_every_for(
         length: 512,
     };
     let mut subjects = subjects(Some(attention));
-    if is_emulated() && !CUDA_HEADS.contains(&shape.head_dim) {
-        subjects.retain(|subject| !subject.is_gpu());
+    if !CUDA_HEADS.contains(&shape.head_dim) {
+        subjects.retain(Subject::has_candles_kernels);
     }
     on_each(subjects, body);
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use qlora_kernels::types::options::{AttentionOptions, Options, WantedAttention};
-use qlora_kernels::{AttentionShape, Result, Span, backend};
+use qlora_kernels::{AttentionShape, Result, Span};
 use qlora_testkit::skip;
 
 use super::case::{Case, Layout};
@@ -12,16 +12,14 @@ use crate::fixture::{Subject, is_emulated};
 
 /// A GPU, opened to try cuDNN on sequences of up to 64 tokens.
 fn wanting(wanted: WantedAttention, shape: AttentionShape) -> Result<Subject> {
-    let device = backend::open_cuda(0).expect("a GPU: this test runs on nothing else");
-    let options = Options {
+    Subject::gpu(&Options {
         attention: Some(AttentionOptions {
             shape,
             wanted,
             length: 64,
         }),
         ..Options::default()
-    };
-    backend::open(&device, &options).map(Subject::gpu)
+    })
 }
 
 /// Which attention `gpu` says that it chose.
