@@ -32,26 +32,15 @@ pub fn reference() -> Arc<dyn Backend> {
     backend::reference(&Device::Cpu, DType::BF16)
 }
 
-pub fn values(n: usize, seed: usize) -> Vec<f32> {
-    spread(n, seed, 2003)
-}
-
 /// bf16 in host memory.
 pub fn random(shape: (usize, usize), seed: usize) -> Result<Tensor> {
-    Tensor::from_vec(values(shape.0 * shape.1, seed), shape, &Device::Cpu)?.to_dtype(DType::BF16)
+    Tensor::from_vec(spread(shape.0 * shape.1, seed, 2003), shape, &Device::Cpu)?
+        .to_dtype(DType::BF16)
 }
 
 /// The same on the GPU.
 pub fn on<const N: usize>(device: &Device, tensors: [&Tensor; N]) -> [Tensor; N] {
     tensors.map(|t| t.to_device(device).expect("a copy on the GPU"))
-}
-
-/// Every element is the wanted one.
-#[track_caller]
-pub fn same(found: &Tensor, wanted: &Tensor) {
-    assert_eq!(found.dims(), wanted.dims());
-    let found = elements(found);
-    assert!(found.iter().all(|v| v.is_finite()) && found == elements(wanted));
 }
 
 /// An ignored test of this program in a process of its own.

@@ -2,16 +2,15 @@
 # Whether the emulated GPU finds faults: each of these is planted in a copy of the kernels or of the driver, and the test
 # named with it, which passes without the fault, has to fail.
 #
-#   worker/kernels/tests/emulated/planted.sh DEVICE OPERATIONS [NAME...]
+#   worker/kernels/tests/emulated/planted.sh TESTS [NAME...]
 #
-# DEVICE and OPERATIONS are the programs of the kernels' tests of these names; `just planted` builds them. A NAME is a part of a fault's name, and
+# TESTS is the program of the kernels' `operations` tests; `just planted` builds it. A NAME is a part of a fault's name, and
 # without any every fault is planted. Those of the driver are the cheapest: the kernels stay as they were compiled. Faults
 # of the program's own calls, a wait for an event or a request for shared memory that is not made, are planted where the
 # driver takes the call.
 set -euo pipefail
-usage='usage: planted.sh DEVICE OPERATIONS [NAME...]'
-device=$(realpath "${1:?$usage}") operations=$(realpath "${2:?$usage}")
-shift 2
+tests=$(realpath "${1:?usage: planted.sh TESTS [NAME...]}")
+shift
 wanted=("$@")
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
@@ -24,13 +23,11 @@ copy() {
   cp -r "$here" "$work/tests/emulated"
 }
 
-# The status of TEST, PROGRAM/MODULE::NAME, on a chip of CAPABILITY, what it says in a file. A shell of its own keeps to itself that a program was
+# The status of TEST on a chip of CAPABILITY, what it says in a file. A shell of its own keeps to itself that a program was
 # aborted. A test that is not there passes, so that one which was renamed is not taken for one that finds the fault.
 run() {
-  local program=$device
-  case $1 in operations/*) program=$operations ;; esac
   (
-    QLORA_EMULATED_GPU=1 QLORA_EMULATED_CAPABILITY=$2 LD_LIBRARY_PATH=$work/built timeout 300 "$program" --exact "${1#*/}"
+    QLORA_EMULATED_GPU=1 QLORA_EMULATED_CAPABILITY=$2 LD_LIBRARY_PATH=$work/built timeout 300 "$tests" --exact "$1"
     exit $?
   ) >"$work/said" 2>&1
 }
@@ -49,12 +46,12 @@ fault() {
   done
 }
 
-norms=operations/norms::rms_norm
-tables=operations/nf4::nf4_is_dequantized_bit_identically
-long=operations/attention::over_long_sequences
-heads=operations/attention::of_heads_of_every_size
-ahead=device/nf4::a_prefetched_matrix_is_the_same
-away=device/transfers::tensors_come_back_from_host_memory_as_they_were
+norms=norms::rms_norm
+tables=nf4::nf4_is_dequantized_bit_identically
+long=attention::over_long_sequences
+heads=attention::of_heads_of_every_size
+ahead=nf4::a_prefetched_matrix_is_the_same
+away=elements::tensors_come_back_from_host_memory_as_they_were
 
 fault "no barrier before a block's sums are read" src/backend/cuda/block.cuh '0,/__syncthreads\(\);/s///' "$norms"
 fault "no barrier behind a table" src/backend/cuda/nf4.cu '0,/__syncthreads\(\);/s///' "$tables"

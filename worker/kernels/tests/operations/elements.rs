@@ -325,14 +325,28 @@ fn tensors_are_joined() {
     });
 }
 
+/// Twice, so that memory of the host is used again; the last one is dropped without being brought
+/// back.
 #[test]
-fn what_is_sent_away_comes_back() {
-    let x = Mat::random(19, 33, 1, 1.0);
+fn tensors_come_back_from_host_memory_as_they_were() {
+    let originals = [5, 6, 7].map(|m| Mat::random(m, 33, m as u64, 1.0));
     on_every(|subject| {
-        let mut offloaded = subject.backend.offload(&subject.tensor(&x))?;
-        offloaded.release()?;
-        offloaded.prefetch()?;
-        subject.same("offload", &offloaded.take()?, &x);
+        let send = |original: &Mat| subject.backend.offload(&subject.tensor(original));
+        for _ in 0..2 {
+            let mut sent = Vec::new();
+            for original in &originals {
+                let mut away = send(original)?;
+                away.release()?;
+                sent.push(away);
+            }
+            drop(sent.pop());
+            sent[1].prefetch()?;
+            for (away, original) in sent.into_iter().zip(&originals).rev() {
+                subject.same("what was released", &away.take()?, original);
+            }
+            let kept = send(&originals[0])?;
+            subject.same("what was not", &kept.take()?, &originals[0]);
+        }
         Ok(())
     });
 }

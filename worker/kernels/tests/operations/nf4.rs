@@ -60,6 +60,33 @@ fn nf4_is_dequantized_bit_identically() {
     }
 }
 
+/// Matrices that are written out ahead, on a stream of their own where there is one: the emulated
+/// GPU does its work as late as events allow, and looks at what is freed.
+#[test]
+fn a_prefetched_matrix_is_the_same() {
+    on_every(|subject| {
+        let backend = &subject.backend;
+        let matrix = |seed| backend.quantize(&weights((96, 320), seed)?, 64, true);
+        let matrices = [matrix(1)?, matrix(2)?, matrix(3)?];
+        let x = subject.tensor(&Mat::random(5, 320, 4, 1.0)).into();
+        let product =
+            |m: &Nf4Tensor| -> Result<Mat> { Ok(Mat::of(&backend.logits(&x, Head::new(m, 1))?)) };
+        let wanted = [product(&matrices[0])?, product(&matrices[1])?];
+        let [first, second, third] = matrices;
+        for m in [&first, &second, &second, &third] {
+            backend.prefetch(m)?;
+        }
+        assert_eq!([product(&first)?, product(&second)?], wanted);
+        // The third is let go while it is still on its way, and the backend that writes it after.
+        drop(third);
+        let here = reference().quantize(&weights((96, 320), 1)?, 64, true)?;
+        let wanted = reference().dequantize(&here, DType::BF16)?;
+        let found = backend.dequantize(&first, DType::BF16)?;
+        subject.same("once it is taken", &found, &Mat::of(&wanted));
+        Ok(())
+    });
+}
+
 /// A scale is a product and a sum, each rounded: a GPU would make one operation of them. Only a few
 /// scales in a million show that in bf16, so such are looked for.
 #[test]
