@@ -51,7 +51,7 @@ tables=nf4::nf4_is_dequantized_bit_identically
 long=attention::over_long_sequences
 heads=attention::of_heads_of_every_size
 ahead=nf4::a_prefetched_matrix_is_the_same
-away=elements::tensors_come_back_from_host_memory_as_they_were
+away=moves::tensors_come_back_from_host_memory_as_they_were
 
 fault "no barrier before a block's sums are read" src/backend/cuda/block.cuh '0,/__syncthreads\(\);/s///' "$norms"
 fault "no barrier behind a table" src/backend/cuda/nf4.cu '0,/__syncthreads\(\);/s///' "$tables"

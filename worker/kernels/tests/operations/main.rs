@@ -11,6 +11,8 @@ mod fixture;
 #[path = "../instructions/mod.rs"]
 mod instructions;
 mod loss;
+mod matrix;
+mod moves;
 mod nf4;
 mod norms;
 mod oracle;
