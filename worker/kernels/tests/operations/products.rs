@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use qlora_kernels::types::loss::Head;
-use qlora_kernels::{Activations, DropoutKey, LoraBackwardInput, LoraInput, Term};
+use qlora_kernels::{Activations, DropoutKey, LoraBackwardInput, LoraInput, Result, Term};
 
 use crate::fixture::{Limits, Mat, Subject, on_every};
 
@@ -48,42 +48,25 @@ fn sums_of_products() {
             w: &transposed[i],
             scale: scales[i],
         });
-        subject.within(
-            SUMS,
-            "forward",
-            &backend.matmul_forward(&forward, None)?,
-            &sum,
-        );
-        subject.within(
-            SUMS,
-            "forward onto",
-            &backend.matmul_forward(&forward, Some(&tbase))?,
-            &sum.plus(&base),
-        );
-        subject.within(
-            SUMS,
-            "forward on",
-            backend.matmul_forward_on(&forward)?.tensor()?,
-            &sum,
-        );
-        subject.within(
-            SUMS,
-            "backward",
-            &backend.matmul_backward(&backward, None)?,
-            &sum,
-        );
-        subject.within(
-            SUMS,
-            "backward onto",
-            &backend.matmul_backward(&backward, Some(&tbase))?,
-            &sum.plus(&base),
-        );
-        subject.within(
-            SUMS,
-            "backward on",
-            backend.matmul_backward_on(&backward)?.tensor()?,
-            &sum,
-        );
+        for (what, found) in [
+            ("forward", backend.matmul_forward(&forward, None)?),
+            (
+                "forward on",
+                backend.matmul_forward_on(&forward)?.tensor()?.clone(),
+            ),
+            ("backward", backend.matmul_backward(&backward, None)?),
+            (
+                "backward on",
+                backend.matmul_backward_on(&backward)?.tensor()?.clone(),
+            ),
+        ] {
+            subject.within(SUMS, what, &found, &sum);
+        }
+        let onto = sum.plus(&base);
+        let found = backend.matmul_forward(&forward, Some(&tbase))?;
+        subject.within(SUMS, "forward onto", &found, &onto);
+        let found = backend.matmul_backward(&backward, Some(&tbase))?;
+        subject.within(SUMS, "backward onto", &found, &onto);
         let logits = backend.logits(&ax[0], Head::new(&plain[0], 1))?;
         assert_eq!(logits.dtype(), DType::F32);
         subject.close("logits", &logits, &parts[0]);
@@ -119,75 +102,93 @@ fn adapters_that_share_their_input() {
         (33, 328, 40, 3),
         (1100, 40, 16, 1),
     ] {
+        let x = Mat::random(m, width, 1, 1.0);
         for probability in [None, Some(0.3)] {
-            let x = Mat::random(m, width, 1, 1.0);
-            let a: Vec<Mat> = (0..count)
-                .map(|i| Mat::random(rank, width, 2 + i, 1.0))
+            let adapters: Vec<Adapter> = (0..count)
+                .map(|i| Adapter::new(&x, rank, i, probability))
                 .collect();
-            let du: Vec<Mat> = (0..count)
-                .map(|i| Mat::random(m, rank, 8 + i, 1.0))
-                .collect();
-            let key = |i: u64| {
-                let (seed, step, projection, first_token) = (7, 3, 11 + i as u32, 2);
-                probability.map(|probability| DropoutKey {
-                    seed,
-                    step,
-                    projection,
-                    first_token,
-                    probability,
-                })
-            };
-            let kept: Vec<Mat> = (0..count)
-                .map(|i| key(i).map_or(Mat::new(m, width, |_, _| 1.0), |key| mask(m, width, &key)))
-                .collect();
-            on_every(|subject| {
-                let backend = &subject.backend;
-                let tx = subject.tensor(&x).into();
-                let ta: Vec<Tensor> = a.iter().map(|a| subject.tensor_of(a, DType::F32)).collect();
-                let tdu: Vec<Activations> = du.iter().map(|du| subject.tensor(du).into()).collect();
-                let inputs: Vec<_> = (0..count)
-                    .map(|i| LoraInput {
-                        a: &ta[i as usize],
-                        mask: key(i),
-                    })
-                    .collect();
-                let u = backend.lora_forward(&tx, &inputs)?;
-                let pairs = inputs
-                    .iter()
-                    .zip(&tdu)
-                    .map(|(&adapter, du)| LoraBackwardInput { adapter, du });
-                let (grads, through) = backend.lora_backward(&tx, &pairs.collect::<Vec<_>>())?;
-                let mut sum = Mat::new(m, width, |_, _| 0.0);
-                for i in 0..count as usize {
-                    let dropped = x.map2(&kept[i], |x, f| x * f);
-                    subject.within(
-                        Limits::steps(1.0),
-                        "u",
-                        u[i].tensor()?,
-                        &dropped.times(&a[i].t()),
-                    );
-                    // Without a kernel a GPU writes out in bf16 what the mask leaves of x.
-                    let left = if probability.is_some() && is_written_out(subject, rank) {
-                        dropped.rounded()
-                    } else {
-                        dropped
-                    };
-                    subject.within(GRADIENTS, "dA", &grads[i], &du[i].t().times(&left));
-                    sum = sum.plus(&du[i].times(&a[i]).map2(&kept[i], |d, f| d * f));
-                }
-                assert_eq!(through.is_some(), probability.is_some());
-                if let Some(through) = through {
-                    subject.within(Limits::steps(2.0), "through the masks", &through, &sum);
-                }
-                Ok(())
-            });
+            on_every(|subject| adapters_agree(subject, &x, &adapters));
         }
     }
 }
 
+/// One of several adapters: its factor, its mask, and a gradient of what it gives.
+struct Adapter {
+    a: Mat,
+    key: Option<DropoutKey>,
+    du: Mat,
+    /// What its mask multiplies the input with.
+    kept: Mat,
+}
+
+impl Adapter {
+    fn new(x: &Mat, rank: usize, number: u32, probability: Option<f64>) -> Self {
+        let key = probability.map(|probability| DropoutKey {
+            seed: 0x1234_5678_9abc,
+            step: 9,
+            projection: 11 + number,
+            first_token: 3,
+            probability,
+        });
+        let ones = || Mat::new(x.rows, x.cols, |_, _| 1.0);
+        Self {
+            a: Mat::random(rank, x.cols, 2 + u64::from(number), 1.0),
+            key,
+            du: Mat::random(x.rows, rank, 8 + u64::from(number), 1.0),
+            kept: key.map_or_else(ones, |key| mask(x.rows, x.cols, &key)),
+        }
+    }
+}
+
+fn adapters_agree(subject: &Subject, x: &Mat, adapters: &[Adapter]) -> Result<()> {
+    let (backend, tx) = (&subject.backend, subject.tensor(x).into());
+    let ta: Vec<Tensor> = adapters
+        .iter()
+        .map(|one| subject.tensor_of(&one.a, DType::F32))
+        .collect();
+    let tdu: Vec<Activations> = adapters
+        .iter()
+        .map(|one| subject.tensor(&one.du).into())
+        .collect();
+    let inputs: Vec<LoraInput<'_>> = adapters
+        .iter()
+        .zip(&ta)
+        .map(|(one, a)| LoraInput { a, mask: one.key })
+        .collect();
+    let pairs: Vec<LoraBackwardInput<'_>> = inputs
+        .iter()
+        .zip(&tdu)
+        .map(|(&adapter, du)| LoraBackwardInput { adapter, du })
+        .collect();
+    let u = backend.lora_forward(&tx, &inputs)?;
+    let (grads, through) = backend.lora_backward(&tx, &pairs)?;
+    assert_eq!([u.len(), grads.len()], [adapters.len(); 2]);
+    let mut sum = Mat::new(x.rows, x.cols, |_, _| 0.0);
+    for (one, (u, da)) in adapters.iter().zip(u.iter().zip(&grads)) {
+        let dropped = x.map2(&one.kept, |x, f| x * f);
+        let wanted = dropped.times(&one.a.t());
+        subject.within(Limits::steps(1.0), "u", u.tensor()?, &wanted);
+        // Without a kernel a GPU writes out in bf16 what the mask leaves of x.
+        let left = if one.key.is_some() && is_composed(subject, one.a.rows) {
+            dropped.rounded()
+        } else {
+            dropped
+        };
+        assert_eq!(da.dtype(), DType::F32);
+        subject.within(GRADIENTS, "dA", da, &one.du.t().times(&left));
+        sum = sum.plus(&one.du.times(&one.a).map2(&one.kept, |d, f| d * f));
+    }
+    let is_masked = adapters.iter().any(|one| one.key.is_some());
+    assert_eq!(through.is_some(), is_masked, "{}", subject.name);
+    if let Some(through) = through {
+        subject.within(Limits::steps(2.0), "through the masks", &through, &sum);
+    }
+    Ok(())
+}
+
 /// Whether `subject` composes adapters of `rank` of operations in bf16: a GPU whose kernels do not
 /// take an odd rank.
-fn is_written_out(subject: &Subject, rank: usize) -> bool {
+fn is_composed(subject: &Subject, rank: usize) -> bool {
     subject.is_gpu() && rank % 2 == 1
 }
 
