@@ -5,4 +5,3 @@ mod fixture;
 #[path = "../instructions/mod.rs"]
 mod instructions;
 mod products;
-mod said;

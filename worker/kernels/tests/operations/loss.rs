@@ -1,7 +1,6 @@
-//! The loss, logits, and what every backend says of its forms.
+//! The loss, and logits.
 
 use candle_core::DType;
-use qlora_kernels::types::forms::{Form, Operation};
 use qlora_kernels::types::loss::Head;
 
 use crate::fixture::{LIMITS, Limits, Mat, on_every};
@@ -149,36 +148,4 @@ fn logits_are_scaled_and_then_capped() {
             Ok(())
         });
     }
-}
-
-/// What a run logs. The reference forms claim no code of their own, a CPU names the instructions
-/// that it multiplies on, and only a GPU copies ahead and away.
-#[test]
-fn every_backend_says_what_computes_each_operation() {
-    on_every(|subject| {
-        let forms = subject.backend.forms();
-        let is_listed = |operation| forms.of(operation).is_some();
-        assert!(Operation::ALL.into_iter().all(is_listed), "{forms}");
-        let is_native = |operation| matches!(forms.of(operation), Some(Form::Native(_)));
-        let product = forms.of(Operation::Matmul).map(ToString::to_string);
-        match subject.name.as_str() {
-            "the reference forms" => assert!(!Operation::ALL.into_iter().any(is_native), "{forms}"),
-            "a CPU in f32" => assert!(
-                !is_native(Operation::Matmul) && is_native(Operation::Attention),
-                "{forms}"
-            ),
-            "a GPU of CUDA" => assert!(is_native(Operation::Matmul), "{forms}"),
-            instructions => assert_eq!(product.as_deref(), Some(instructions), "{forms}"),
-        }
-        let is_unused = |operation| forms.of(operation) == Some(&Form::Unused);
-        let unused: Vec<Operation> = Operation::ALL
-            .into_iter()
-            .filter(|o| is_unused(*o))
-            .collect();
-        let copies = [Operation::Prefetch, Operation::Offload];
-        let is_on_gpu = subject.backend.device().is_cuda();
-        let wanted = if is_on_gpu { &[][..] } else { &copies[..] };
-        assert_eq!(unused, wanted, "{}", subject.name);
-        Ok(())
-    });
 }

@@ -17,5 +17,6 @@ mod nf4;
 mod norms;
 mod oracle;
 mod products;
+mod said;
 mod slopes;
 mod updates;
