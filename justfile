@@ -61,7 +61,7 @@ emulated *ARGS:
 
 # Plant faults in copies of the GPU's code, and see the emulated GPU find each: all, or those with a word in their names.
 planted *NAMES:
-    . tests/env && tests=$(device_tests) && worker/kernels/tests/emulated/planted.sh "$tests" {{NAMES}}
+    . tests/env && tests=$(operations_tests) && worker/kernels/tests/emulated/planted.sh "$tests" {{NAMES}}
 
 # Break each invariant of docs/ARCHITECTURE.md in a copy of the tree, and see its test fail: all, or those of these numbers.
 sabotage *NUMBERS:

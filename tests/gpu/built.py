@@ -45,7 +45,7 @@ def main(messages, folder):
             copied.add(name)
     if empty:
         sys.exit("empty kernels: " + ", ".join(map(str, empty)) + "; remove the target folder, and build with a real nvcc")
-    missing = {"qlora-worker", "tests/kernels-device", "tests/kernels-golden", "tests/trainer-golden"} - copied
+    missing = {"qlora-worker", "tests/kernels-device", "tests/kernels-operations", "tests/kernels-golden", "tests/trainer-golden"} - copied
     if missing:
         sys.exit("cargo made no " + ", ".join(sorted(missing)))
 

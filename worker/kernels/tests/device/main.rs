@@ -1,17 +1,13 @@
-//! The fast forms on a GPU against the reference forms on the CPU, at sizes that are multiples of
-//! nothing. Needs the `cuda` feature and a GPU, or the emulated one of `emulated/build.sh`, which
-//! also finds reads of memory that nothing wrote and writes beyond the end:
+//! What only a GPU has: attention that it refuses, several of them, what is refused before work
+//! begins. What an operation computes is tested once for all backends, in `operations/`, and there
+//! too whether cuDNN's attention is taken. Needs the `cuda` feature and a GPU, or the emulated one
+//! of `emulated/build.sh`, which also finds reads of memory that nothing wrote and writes beyond
+//! the end:
 //!
 //! `cargo test --release -p qlora-kernels --features cuda --test device`
 #![cfg(feature = "cuda")]
 
-mod adapters;
 mod attention;
-mod elements;
 mod fixture;
-mod loss;
-mod nf4;
 mod open;
-mod products;
 mod transfers;
-mod updates;

@@ -1,10 +1,9 @@
-//! What is refused before any work begins, and what is said of the work.
+//! What is refused before any work begins.
 
 use qlora_kernels::backend;
-use qlora_kernels::types::forms::Operation;
 use qlora_testkit::skip;
 
-use crate::fixture::{gpu, ignored, refusal};
+use crate::fixture::{ignored, refusal};
 
 #[test]
 #[ignore = "run by the tests below"]
@@ -43,20 +42,4 @@ fn a_program_built_for_tests_refuses_a_real_gpu() {
         said.contains("without candle's kernels") && said.contains("cargo clean"),
         "{said}"
     );
-}
-
-#[test]
-fn forms_that_depend_on_their_input_say_both() {
-    let forms = gpu().forms();
-    for (operation, words) in [
-        (Operation::Cast, "reference of and to other types"),
-        (Operation::Dequantize, "and of GGUF blocks"),
-        (Operation::CrossEntropy, "around cuBLASLt"),
-    ] {
-        let said = forms.of(operation).expect("a form").to_string();
-        assert!(
-            said.starts_with("own kernels") && said.contains(words),
-            "{said}"
-        );
-    }
 }

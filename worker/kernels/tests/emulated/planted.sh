@@ -4,7 +4,7 @@
 #
 #   worker/kernels/tests/emulated/planted.sh TESTS [NAME...]
 #
-# TESTS is the program of the kernels' `device` tests; `just planted` builds it. A NAME is a part of a fault's name, and
+# TESTS is the program of the kernels' `operations` tests; `just planted` builds it. A NAME is a part of a fault's name, and
 # without any every fault is planted. Those of the driver are the cheapest: the kernels stay as they were compiled. Faults
 # of the program's own calls, a wait for an event or a request for shared memory that is not made, are planted where the
 # driver takes the call.
@@ -46,12 +46,12 @@ fault() {
   done
 }
 
-norms=elements::norms_agree
+norms=norms::rms_norm
 tables=nf4::nf4_is_dequantized_bit_identically
-long=attention::attention_over_long_sequences_agrees
-heads=attention::attention_agrees_for_every_size_of_head
+long=attention::over_long_sequences
+heads=attention::of_heads_of_every_size
 ahead=nf4::a_prefetched_matrix_is_the_same
-away=transfers::tensors_come_back_from_host_memory_as_they_were
+away=moves::tensors_come_back_from_host_memory_as_they_were
 
 fault "no barrier before a block's sums are read" src/backend/cuda/block.cuh '0,/__syncthreads\(\);/s///' "$norms"
 fault "no barrier behind a table" src/backend/cuda/nf4.cu '0,/__syncthreads\(\);/s///' "$tables"

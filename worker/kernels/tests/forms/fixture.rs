@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use qlora_kernels::backend::on_instructions;
 use qlora_kernels::types::options::{Compute, Options};
-use qlora_kernels::{Backend, Instructions, Result, Sequences, Span, backend};
+use qlora_kernels::{Backend, Instructions, Result, backend};
 use qlora_testkit::tensors::{largest_difference, uniform};
 
 /// The CPU with products in `f32`.
@@ -45,51 +45,6 @@ pub fn random(shape: (usize, usize), seed: u64) -> Result<Tensor> {
 pub fn close(a: &Tensor, b: &Tensor, tolerance: f32) {
     let d = largest_difference(a, b);
     assert!(d <= tolerance, "largest difference {d} above {tolerance}");
-}
-
-/// The derivative of sum(f(x) * dy) by central differences in f64 sums, along `direction`.
-pub fn slope(
-    f: impl Fn(&Tensor) -> Result<Tensor>,
-    x: &Tensor,
-    direction: &Tensor,
-    dy: &Tensor,
-) -> Result<f64> {
-    let h = 1e-2;
-    let at = |sign: f64| -> Result<f64> {
-        let y = (f(&(x + (direction * (sign * h))?)?)? * dy)?.to_dtype(DType::F64)?;
-        y.sum_all()?.to_scalar::<f64>()
-    };
-    Ok((at(1.0)? - at(-1.0)?) / (2.0 * h))
-}
-
-#[track_caller]
-pub fn gradient_matches(
-    f: impl Fn(&Tensor) -> Result<Tensor>,
-    x: &Tensor,
-    grad: &Tensor,
-    dy: &Tensor,
-) {
-    let (m, n) = x.dims2().expect("a matrix");
-    for seed in 100..104 {
-        let direction = random((m, n), seed).expect("a direction");
-        let numeric = slope(&f, x, &direction, dy).expect("a slope");
-        let product =
-            (grad * &direction).and_then(|p| p.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>());
-        let analytic = product.expect("a slope");
-        let tolerance = 2e-3 * (1.0 + numeric.abs());
-        assert!(
-            (numeric - analytic).abs() < tolerance,
-            "numeric {numeric}, analytic {analytic}"
-        );
-    }
-}
-
-pub fn sequences(spans: &[Span]) -> Sequences {
-    cpu().sequences(spans).expect("sequences")
-}
-
-pub fn packed(lengths: &[usize]) -> Sequences {
-    sequences(&Span::packed(lengths))
 }
 
 /// Relative distance of two matrices: largest difference over largest value.

@@ -1,8 +1,6 @@
-//! Every fast form against its reference form, and every backward pass against numerical
-//! differences of the forward pass, at sizes that are multiples of nothing.
+//! What only the CPU's forms have: instructions, packed layouts, rows that stay in bf16. What an
+//! operation computes is tested once for all backends, in `operations/`.
 
-mod attention;
-mod elements;
 mod fixture;
 #[path = "../instructions/mod.rs"]
 mod instructions;

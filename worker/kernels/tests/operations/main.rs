@@ -11,5 +11,12 @@ mod fixture;
 #[path = "../instructions/mod.rs"]
 mod instructions;
 mod loss;
+mod matrix;
+mod moves;
+mod nf4;
+mod norms;
 mod oracle;
 mod products;
+mod said;
+mod slopes;
+mod updates;

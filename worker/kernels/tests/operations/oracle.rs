@@ -87,9 +87,10 @@ pub fn capped(x: f64, cap: Option<f32>) -> (f64, f64) {
     (cap * share, 1.0 - share * share)
 }
 
-/// O and, of a gradient of it, dQ, dK and dV.
+/// O, the log-sum-exp [H, M] of the scores and, of a gradient of O, dQ, dK and dV.
 pub struct Attention {
     pub o: Mat,
+    pub lse: Mat,
     pub dq: Mat,
     pub dk: Mat,
     pub dv: Mat,
@@ -99,6 +100,7 @@ pub fn attention([q, k, v, d_o]: [&Mat; 4], shape: &AttentionShape, spans: &[Spa
     let zeros = |like: &Mat| Mat::new(like.rows, like.cols, |_, _| 0.0);
     let mut found = Attention {
         o: zeros(q),
+        lse: Mat::new(shape.heads, q.rows, |_, _| 0.0),
         dq: zeros(q),
         dk: zeros(k),
         dv: zeros(v),
@@ -119,6 +121,7 @@ pub fn attention([q, k, v, d_o]: [&Mat; 4], shape: &AttentionShape, spans: &[Spa
                     keys.clone().map(|j| capped(score(j), shape.cap)).unzip();
                 let top = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
                 let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                found.lse.data[head * q.rows + row] = top + total.ln();
                 let p: Vec<f64> = scores.iter().map(|s| (s - top).exp() / total).collect();
                 let dp: Vec<f64> = keys
                     .clone()

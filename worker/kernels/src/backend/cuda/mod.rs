@@ -1,7 +1,7 @@
 //! The CUDA backend: launches of kernels, memory, offloading, libraries and NCCL.
 //!
 //! Each operation's launches are in the file that is named after it, beside its `.cu` file where it
-//! has one. `tests/device` compares them with the reference forms, on a GPU or on the emulated one of
+//! has one. `tests/operations` compares them with their formulas, on a GPU or on the emulated one of
 //! `tests/emulated`; only a GPU shows how fast they are. A launch checks element types and sizes before
 //! anything is sent to the device.
 
