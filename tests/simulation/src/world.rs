@@ -14,6 +14,7 @@ use turmoil::{Builder, Sim};
 use crate::clocks;
 use crate::coordinator::{self, Host};
 use crate::disk::Disk;
+use crate::lines;
 use crate::person::{self, Person, Wish, worker_name};
 use crate::schedule::{Act, Ask, Direction, Schedule};
 use crate::sights::Sight;
@@ -64,6 +65,7 @@ impl World<'_> {
     /// The folder cannot be written.
     pub fn new(schedule: Schedule, folder: PathBuf, witness: Witness) -> turmoil::Result<Self> {
         clocks::begin();
+        lines::begin();
         let secret = "0123456789abcdef".repeat(4);
         let token_file = folder.join("token");
         std::fs::write(&token_file, &secret)?;
@@ -189,10 +191,14 @@ impl World<'_> {
         }
     }
 
+    fn crash(&mut self, host: &str) {
+        lines::dying(|| self.sim.crash(host));
+    }
+
     fn kill_worker(&mut self, i: usize, keeps: bool) {
         if self.sim.is_host_running(worker_name(i)) {
             self.witness.saw(Sight::WorkerDies);
-            self.sim.crash(worker_name(i));
+            self.crash(&worker_name(i));
             self.workers[i].die(keeps);
             self.resume_worker(i);
         }
@@ -218,7 +224,7 @@ impl World<'_> {
             return;
         }
         self.witness.saw(Sight::CoordinatorDies);
-        self.sim.crash(coordinator::NAME);
+        self.crash(coordinator::NAME);
         if torn && self.host.tear_uploads() {
             self.witness.saw(Sight::UploadTorn);
         }
@@ -314,7 +320,7 @@ impl World<'_> {
         self.host.disk.repair();
         self.resume_coordinator(false);
         for (_, copy) in std::mem::take(&mut self.copies) {
-            self.sim.crash(copy.host.clone());
+            self.crash(&copy.host);
             copy.die(false);
         }
         for i in 0..self.schedule.workers {

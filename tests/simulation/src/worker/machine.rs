@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use qlora_client::Client;
 use qlora_engine::ArtifactKind;
 use qlora_proto::{GivenSession, Outcome};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::outbox::Outbox;
 use crate::coordinator::{NAME, PORT};
@@ -26,7 +26,9 @@ pub struct Machine {
     pub witness: Witness,
     kept: Mutex<Kept>,
     /// It stands still.
-    still: watch::Sender<bool>,
+    still: AtomicBool,
+    /// It stands still, or goes on. All who wait hear of it in the order in which they began to.
+    turned: Notify,
     /// Its next call arrives twice.
     pub repeats: AtomicBool,
     /// After its next commit the one before arrives once more.
@@ -87,7 +89,8 @@ impl Machine {
             token_file,
             witness,
             kept: Mutex::default(),
-            still: watch::Sender::default(),
+            still: AtomicBool::default(),
+            turned: Notify::default(),
             repeats: AtomicBool::default(),
             commits_again: AtomicBool::default(),
             claims: AtomicBool::default(),
@@ -115,24 +118,28 @@ impl Machine {
     /// Stands still from now on.
     pub fn pause(&self) {
         self.witness.stands_still(&self.host);
-        self.still.send_replace(true);
+        self.stand(true);
     }
 
     /// Goes on.
     pub fn go_on(&self) {
-        self.still.send_replace(false);
+        self.stand(false);
+    }
+
+    fn stand(&self, still: bool) {
+        self.still.store(still, Relaxed);
+        self.turned.notify_waiters();
     }
 
     /// Does `work`, and nothing while the machine stands still.
     pub async fn awake<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut still = self.still.subscribe();
         let mut work = pin!(work);
         loop {
-            let is_still = *still.borrow_and_update();
+            let turned = self.turned.notified();
+            let is_still = self.still.load(Relaxed);
             tokio::select! {
                 biased;
-                // It does not end: this machine has the sender.
-                _ = still.changed() => {}
+                () = turned => {}
                 done = &mut work, if !is_still => return done,
             }
         }
