@@ -36,6 +36,7 @@ fn run(seeds: std::ops::Range<u64>) -> (Tally, Option<Report>) {
     let (next, broken) = (AtomicU64::new(seeds.start), Mutex::new(None));
     let tally = Mutex::new(Tally::default());
     let goes_on = setting(ALL, 0) > 0;
+    let is_alone = seeds.end - seeds.start == 1;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -50,6 +51,8 @@ fn run(seeds: std::ops::Range<u64>) -> (Tally, Option<Report>) {
                     if let Some(rule) = &report.broken {
                         println!("seed {seed}: {rule}");
                         broken.lock().expect("a lock").get_or_insert(report);
+                    } else if is_alone {
+                        println!("{report}");
                     }
                 }
             });
@@ -69,9 +72,6 @@ fn no_seed_breaks_a_rule() {
         panic!("{report}this one alone: just simulate 1 {seed}");
     }
     let seconds = began.elapsed().as_secs_f64();
-    if many == 1 {
-        println!("{}", simulate(first));
-    }
     println!("{many} simulations in {seconds:.1} s\n{tally}");
     // A fault that never comes proves nothing, and neither does one after which nothing happens.
     let mut missing = tally.missing();
