@@ -13,7 +13,7 @@ use turmoil::{Builder, Sim};
 
 use crate::clocks;
 use crate::coordinator::{self, Host};
-use crate::disk::Disk;
+use crate::disk::{self, Disk, Weather};
 use crate::lines;
 use crate::person::{self, Person, Wish, worker_name};
 use crate::schedule::{Act, Ask, Direction, Schedule};
@@ -71,7 +71,7 @@ impl World<'_> {
         std::fs::write(&token_file, &secret)?;
         let token = Token::parse(&secret, "the simulation")?;
         let host = Arc::new(Host {
-            disk: Arc::new(Disk::new(schedule.seed, witness.clone())),
+            disk: Arc::new(Disk::new(Weather::new(schedule.seed, witness.clone()))),
             folder: folder.join("artifacts"),
             token,
             lease: schedule.lease,
@@ -133,7 +133,7 @@ impl World<'_> {
             let now = self.sim.elapsed();
             clocks::rest(now);
             if is_time(now, LOOK, self.schedule.tick) {
-                self.witness.look(self.host.disk.jobs());
+                self.witness.look(disk::jobs(&self.host.disk));
             }
         }
         Ok(())
@@ -180,7 +180,9 @@ impl World<'_> {
                 });
                 clocks::step_wall(ms);
             }
-            Act::Disk(trouble, time) => self.host.disk.trouble(trouble, clocks::now() + time),
+            Act::Disk(trouble, time) => {
+                self.host.disk.faults.trouble(trouble, clocks::now() + time)
+            }
         }
     }
 
@@ -317,7 +319,7 @@ impl World<'_> {
     /// From now on nothing is wrong.
     fn repair(&mut self) {
         self.witness.note("schedule", "everything is repaired");
-        self.host.disk.repair();
+        self.host.disk.faults.repair();
         self.resume_coordinator(false);
         for (_, copy) in std::mem::take(&mut self.copies) {
             self.crash(&copy.host);
@@ -350,7 +352,7 @@ impl World<'_> {
         loop {
             let next = self.sim.elapsed() + LOOK;
             self.run_until(next)?;
-            let jobs = self.host.disk.jobs();
+            let jobs = disk::jobs(&self.host.disk);
             let open = jobs.iter().find(|job| !job.state.is_final());
             let open = open.map(|job| job.id.0);
             let all_told = self.witness.answered() >= self.submissions;
