@@ -151,6 +151,8 @@ impl World<'_> {
             Act::PauseWorker(i) => self.pause_worker(i),
             Act::ResumeWorker(i) => self.resume_worker(i),
             Act::CopyWorker { worker, stranger } => self.copy(worker, stranger),
+            Act::KillCopy(i) => self.kill_copy(i),
+            Act::Deafen(i, time) => self.workers[i].deafen(clocks::now() + time),
             Act::Repeat(i) => self.workers[i].repeat(),
             Act::Claim(i) => self.workers[i].claim(),
             Act::KillCoordinator { torn } => self.kill_coordinator(torn),
@@ -316,16 +318,24 @@ impl World<'_> {
         self.copies.insert(i, copy);
     }
 
+    fn kill_copy(&mut self, i: usize) {
+        if let Some(copy) = self.copies.get(&i).cloned()
+            && self.sim.is_host_running(copy.host.clone())
+        {
+            self.witness.saw(Sight::CopyDies);
+            self.crash(&copy.host);
+            copy.die(false);
+        }
+    }
+
     /// From now on nothing is wrong.
     fn repair(&mut self) {
         self.witness.note("schedule", "everything is repaired");
         self.host.disk.faults.repair();
         self.resume_coordinator(false);
-        for (_, copy) in std::mem::take(&mut self.copies) {
-            self.crash(&copy.host);
-            copy.die(false);
-        }
         for i in 0..self.schedule.workers {
+            self.kill_copy(i);
+            self.workers[i].deafen(Duration::ZERO);
             self.mend(i);
             self.resume_worker(i);
             self.start(&worker_name(i));

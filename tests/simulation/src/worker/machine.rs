@@ -5,14 +5,18 @@ use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_engine::ArtifactKind;
 use qlora_proto::{GivenSession, Outcome};
 use tokio::sync::Notify;
+use tonic::Status;
 
 use super::outbox::Outbox;
+use crate::clocks::now;
 use crate::coordinator::{NAME, PORT};
+use crate::sights::Sight;
 use crate::witness::Witness;
 
 /// A machine, and what lies on its disk.
@@ -35,6 +39,8 @@ pub struct Machine {
     pub commits_again: AtomicBool,
     /// Its next success is claimed without a result.
     pub claims: AtomicBool,
+    /// Until when what its synchronizations are answered gets lost.
+    deaf: Mutex<Duration>,
 }
 
 /// What lies on the disk.
@@ -94,6 +100,7 @@ impl Machine {
             repeats: AtomicBool::default(),
             commits_again: AtomicBool::default(),
             claims: AtomicBool::default(),
+            deaf: Mutex::default(),
         }
     }
 
@@ -154,6 +161,27 @@ impl Machine {
     /// Its next success is claimed without a result.
     pub fn claim(&self) {
         self.claims.store(true, Relaxed);
+    }
+
+    /// What its synchronizations are answered gets lost until `until`.
+    pub fn deafen(&self, until: Duration) {
+        *self.deaf() = until;
+    }
+
+    fn deaf(&self) -> MutexGuard<'_, Duration> {
+        self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it hears of an `answer` to a synchronization.
+    ///
+    /// # Errors
+    /// That of the answer, or that the answer is lost.
+    pub fn hears<T>(&self, answer: Result<T, Status>) -> Result<T, Status> {
+        if now() < *self.deaf() {
+            self.witness.saw(Sight::AnswerLost);
+            return Err(Status::unavailable("the answer is lost"));
+        }
+        answer
     }
 
     /// The machine dies. What a living child has made is there after it only where it `keeps` it.

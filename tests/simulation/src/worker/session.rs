@@ -124,7 +124,8 @@ impl Session {
             let sent = Moment::now();
             if registered {
                 let call = client.synchronize(synchronize);
-                Heard::Synchronized(sent, within(HOLD + LATE, call).await)
+                let answer = within(HOLD + LATE, call).await;
+                Heard::Synchronized(sent, machine.hears(answer))
             } else {
                 let (witness, worker) = (&machine.witness, &machine.worker);
                 witness.asks_for(worker, &machine.host);
