@@ -1,6 +1,6 @@
 //! How everybody else talks to the driver.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qlora_engine::{Engine, Event, JobId, Limits, Response, SessionId};
@@ -56,7 +56,8 @@ pub struct Handle {
 pub(super) struct Shared {
     pub watchers: Arc<Watchers>,
     pub events: broadcast::Sender<()>,
-    pub waiters: Mutex<HashMap<SessionId, Arc<Waiter>>>,
+    /// In one order, so that those who are woken together hear of it in the same order each time.
+    pub waiters: Mutex<BTreeMap<SessionId, Arc<Waiter>>>,
     /// Jobs that are set aside because they cannot be read, and why.
     pub unreadable: Mutex<BTreeMap<JobId, String>>,
     pub coordinator_id: String,
@@ -164,7 +165,7 @@ impl Handle {
 }
 
 impl Shared {
-    pub fn waiters(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Waiter>>> {
+    pub fn waiters(&self) -> std::sync::MutexGuard<'_, BTreeMap<SessionId, Arc<Waiter>>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -12,7 +12,7 @@ use qlora_engine::{JobState, Token, Wanted};
 use qlora_store::{MetricRecord, SqliteStore};
 
 use self::events::{checkpoint, finish, register, report, submit, sync};
-use self::failing::Failing;
+use self::failing::{Failing, failing};
 use super::*;
 
 struct NoArtifacts;
@@ -67,12 +67,12 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, CallError>, what: &str) {
 
 #[tokio::test]
 async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_lost() {
-    let store = Failing::new();
+    let store = failing();
     let driver = start(&store).await;
     let a = registered(&driver, "a").await;
     let first = submitted(&driver, "first").await;
     let token = started(&driver, a).await;
-    store.fail(0, u64::MAX / 2);
+    store.faults.fail(0, u64::MAX / 2);
     for round in 0..3 {
         refused(
             driver.event(submit("full", Some("k"))).await,
@@ -107,7 +107,7 @@ async fn while_nothing_can_be_stored_nothing_is_acknowledged_and_no_session_is_l
     );
     assert_eq!(names(&driver).await, ["first"]);
 
-    store.fail(0, 0);
+    store.faults.fail(0, 0);
     let second = submitted(&driver, "second").await;
     assert_eq!(second, JobId(2), "a number was used up by what was refused");
     assert!(matches!(
@@ -170,13 +170,13 @@ fn restarted(name: &str, last: SessionId) -> Event {
 #[tokio::test]
 async fn a_worker_that_was_restarted_while_nothing_can_be_stored_is_asked_to_come_again() {
     for too_late in [false, true] {
-        let store = Failing::new();
+        let store = failing();
         let driver = start(&store).await;
         let a = registered(&driver, "a").await;
         let job = submitted(&driver, "x").await;
         started(&driver, a).await;
-        *store.too_late.lock().expect("a lock") = too_late;
-        store.fail(0, if too_late { 1 } else { 2 });
+        *store.faults.too_late.lock().expect("a lock") = too_late;
+        store.faults.fail(0, if too_late { 1 } else { 2 });
         let mut tries = 0;
         let session = loop {
             tries += 1;
@@ -263,26 +263,26 @@ async fn life(store: &Arc<Failing>) -> u64 {
         .map(|p| p.step)
         .collect();
     assert_eq!(steps, [1, 2], "a point was lost or stored twice");
-    store.applied.load(SeqCst)
+    store.faults.applied.load(SeqCst)
 }
 
 #[tokio::test]
 async fn a_life_in_which_each_write_fails_once_comes_to_the_same_end() {
-    let writes = life(&Failing::new()).await;
+    let writes = life(&failing()).await;
     assert!(writes >= 7, "{writes}");
     for n in 0..writes {
-        let store = Failing::new();
-        store.fail(n, 1);
+        let store = failing();
+        store.faults.fail(n, 1);
         life(&store).await;
     }
 }
 
 #[tokio::test]
 async fn nobody_sees_what_is_not_durable() {
-    let store = Failing::new();
+    let store = failing();
     let driver = start(&store).await;
     submitted(&driver, "durable").await;
-    let wait = |many| store.gate.forget_permits(many);
+    let wait = |many| store.faults.gate.forget_permits(many);
     wait(usize::MAX);
     // While one write waits, a submission and a look at the jobs come into the next batch together.
     let (waiting, driver2, driver3) = (driver.clone(), driver.clone(), driver.clone());
@@ -292,8 +292,8 @@ async fn nobody_sees_what_is_not_durable() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let look = tokio::spawn(async move { names(&driver3).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    store.fail(1, 1);
-    store.gate.add_permits(1000);
+    store.faults.fail(1, 1);
+    store.faults.gate.add_permits(1000);
     assert!(waiting.await.expect("a task").is_ok());
     refused(unstored.await.expect("a task"), "a submission");
     assert_eq!(look.await.expect("a task"), ["durable", "waiting"]);
@@ -301,13 +301,13 @@ async fn nobody_sees_what_is_not_durable() {
 
 #[tokio::test]
 async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_stay() {
-    let store = Failing::new();
+    let store = failing();
     let driver = start(&store).await;
     let a = registered(&driver, "a").await;
     submitted(&driver, "first").await;
     let token = started(&driver, a).await;
-    *store.too_late.lock().expect("a lock") = true;
-    store.fail(0, 1);
+    *store.faults.too_late.lock().expect("a lock") = true;
+    store.faults.fail(0, 1);
     let mut watched = driver.watch(JobId(2));
     let unsure = driver.event(submit("second", Some("k"))).await;
     let told = watched.changed().await.expect("word of it");
@@ -344,7 +344,7 @@ async fn where_it_is_not_known_what_is_durable_it_is_read_again_and_sessions_sta
 /// A store that answers late is the coordinator's own trouble: no lease ends for it.
 #[tokio::test]
 async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
-    let store = Failing::new();
+    let store = failing();
     let limits = Limits {
         lease: 1_500,
         ..Limits::default()
@@ -355,12 +355,12 @@ async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
     let a = registered(&driver, "a").await;
     submitted(&driver, "x").await;
     let token = started(&driver, a).await;
-    store.gate.forget_permits(usize::MAX);
+    store.faults.gate.forget_permits(usize::MAX);
     let blocked = driver.clone();
     let blocked = tokio::spawn(async move { blocked.event(submit("slow", None)).await });
     // Longer than the lease, as a disk may be.
     tokio::time::sleep(Duration::from_millis(3_000)).await;
-    store.gate.add_permits(1000);
+    store.faults.gate.add_permits(1000);
     assert!(blocked.await.expect("a task").is_ok());
     let known = driver
         .read(move |engine| engine.job_of(token))
@@ -389,7 +389,7 @@ async fn who_could_not_be_heard_while_the_store_was_slow_keeps_its_session() {
 /// without end.
 #[tokio::test]
 async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
-    let store = Failing::new();
+    let store = failing();
     let driver = start(&store).await;
     let (a, b) = (
         registered(&driver, "a").await,
@@ -408,8 +408,8 @@ async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
     for waiter in &waiters {
         let _ = tokio::time::timeout(Duration::ZERO, waiter.woken.notified()).await;
     }
-    store.fail(0, 1_000_000);
-    let before = store.applied.load(SeqCst);
+    store.faults.fail(0, 1_000_000);
+    let before = store.faults.applied.load(SeqCst);
     for session in [a, b] {
         let answer = driver.event(sync(session, None)).await;
         assert!(
@@ -419,7 +419,7 @@ async fn who_asks_in_vain_on_a_full_disk_wakes_nobody() {
     }
     // The first one is refused, as it cannot be given both; the second finds nobody who waits
     // beside it.
-    assert_eq!(store.applied.load(SeqCst), before + 1);
+    assert_eq!(store.faults.applied.load(SeqCst), before + 1);
     for waiter in waiters {
         let woken = tokio::time::timeout(Duration::from_millis(20), waiter.woken.notified()).await;
         assert!(woken.is_err(), "who asks in vain wakes another");

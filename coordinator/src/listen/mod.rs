@@ -149,6 +149,8 @@ pub async fn converse(
     let service = service_fn(move |request| answer(router.clone(), own.clone(), request));
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let overdue = tokio::select! {
+        // A simulation takes the same course again.
+        biased;
         ended = &mut serving => {
             if let Err(e) = ended {
                 tracing::debug!(error = %e, "a connection broke off");

@@ -3,7 +3,7 @@
 //! [`JobStore`] takes batches of [`Write`]s: a batch is durable as a whole when it returns, or
 //! nothing of it is. [`SqliteStore`] is the default; [`PostgresStore`] serves where a second
 //! coordinator is to take over; [`MemoryStore`] is for tests and measurements. All pass one
-//! conformance suite. [`ArtifactStore`] is a folder or a bucket. This crate
+//! conformance suite. [`Faulty`] is one in memory that fails as a test says. [`ArtifactStore`] is a folder or a bucket. This crate
 //! decides nothing about jobs.
 //!
 //! A record that cannot be read does not hide the others: it is left in place, named, and skipped.
@@ -11,6 +11,7 @@
 mod artifacts;
 mod bounds;
 mod error;
+mod faulty;
 mod memory;
 mod moving;
 mod named;
@@ -28,6 +29,7 @@ pub use artifacts::{
 };
 pub use bounds::Bounds;
 pub use error::StoreError;
+pub use faulty::{Faults, Faulty};
 pub use memory::MemoryStore;
 pub use moving::{Moved, move_all};
 pub use page::{JobQuery, Page};

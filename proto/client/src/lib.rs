@@ -19,6 +19,7 @@ pub mod transfer;
 mod transfer_error;
 mod trust;
 mod unpack;
+pub mod waits;
 
 pub use address::{Address, Scheme, several};
 pub use archive::Archive;

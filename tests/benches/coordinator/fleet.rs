@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use qlora_client::Client;
+use qlora_client::waits::GATHER;
 use qlora_proto::{MetricPoint, Progress, ReportRequest};
 use qlora_tests::World;
 use serde_json::json;
@@ -23,8 +24,6 @@ use crate::worker::{Worker, submit};
 const COMING: usize = 64;
 /// Seconds between two lines of JSON.
 const LINE: u64 = 10;
-/// As of a real worker.
-const GATHER: Duration = Duration::from_millis(200);
 
 pub async fn run(wanted: Fleet, report: &mut Report) {
     hold(wanted.workers as u64 + 256);

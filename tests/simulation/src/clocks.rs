@@ -37,6 +37,7 @@ pub fn install() {
 pub fn begin() {
     BETWEEN.set(Duration::ZERO);
     STEPPED.set(0);
+    STEADY.set(Duration::ZERO);
     STILL.set(None);
 }
 

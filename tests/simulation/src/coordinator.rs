@@ -14,6 +14,7 @@ use turmoil::net::TcpListener;
 
 use crate::clocks;
 use crate::disk::Disk;
+use crate::lines::Line;
 use crate::witness::Witness;
 
 /// What everybody calls it.
@@ -54,7 +55,7 @@ impl Host {
         let own = turmoil::lookup(NAME);
         loop {
             let (stream, peer) = listener.accept().await?;
-            let coordinator = coordinator.clone();
+            let (stream, coordinator) = (Line::new(stream)?, coordinator.clone());
             let local = SocketAddr::from((own, PORT));
             tokio::spawn(async move {
                 coordinator.converse(Box::new(stream), local, peer).await;
@@ -67,9 +68,13 @@ impl Host {
     pub fn tear_uploads(&self) -> bool {
         let mut chance = Chance::new(self.seed ^ self.starts.load(Relaxed));
         let parts = std::fs::read_dir(self.folder.join("partial"));
+        let parts = parts.into_iter().flatten().flatten();
+        let mut parts: Vec<_> = parts.map(|part| part.path()).collect();
+        // A folder lists its files in no order.
+        parts.sort();
         let mut torn = false;
-        for part in parts.into_iter().flatten().flatten() {
-            let file = OpenOptions::new().write(true).open(part.path());
+        for part in parts {
+            let file = OpenOptions::new().write(true).open(part);
             let cut = file.and_then(|file| {
                 let bytes = file.metadata()?.len();
                 file.set_len(bytes / 2)?;

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use qlora_engine::{Job, JobId};
 use qlora_store::{
-    By, ConfigRevision, JobQuery, JobStore, JournalEntry, LogRecord, MemoryStore, MetricRecord,
-    Page, StoreError, Stored, TokenRecord, Write,
+    Faults, Faulty, JobQuery, JobStore, JournalEntry, MemoryStore, StoreError, Write,
 };
 use qlora_testkit::Chance;
 
@@ -28,13 +27,14 @@ const QUICK: u64 = 4;
 const SLOW: u64 = 3_000;
 
 /// A database with a weather of its own.
-pub struct Disk {
-    kept: MemoryStore,
+pub type Disk = Faulty<Weather>;
+
+pub struct Weather {
     witness: Witness,
-    weather: Mutex<Weather>,
+    state: Mutex<State>,
 }
 
-struct Weather {
+struct State {
     chance: Chance,
     /// What is wrong, and until when.
     trouble: Option<(Trouble, Duration)>,
@@ -62,12 +62,25 @@ struct Fate {
     synced: bool,
 }
 
-impl Disk {
+/// The jobs that are durable, ended ones too.
+pub fn jobs(disk: &Disk) -> Vec<Job> {
+    let all = JobQuery {
+        states: None,
+        before: JobId(u64::MAX),
+        limit: u32::MAX,
+    };
+    // The memory waits for nothing.
+    match pin!(disk.jobs(&all)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(page)) => page.jobs,
+        Poll::Ready(Err(_)) | Poll::Pending => Vec::new(),
+    }
+}
+
+impl Weather {
     pub fn new(seed: u64, witness: Witness) -> Self {
         Self {
-            kept: MemoryStore::default(),
             witness,
-            weather: Mutex::new(Weather {
+            state: Mutex::new(State {
                 chance: Chance::new(!seed),
                 trouble: None,
             }),
@@ -76,33 +89,19 @@ impl Disk {
 
     /// The disk behaves badly until `until`.
     pub fn trouble(&self, trouble: Trouble, until: Duration) {
-        self.weather().trouble = Some((trouble, until));
+        self.state().trouble = Some((trouble, until));
     }
 
     pub fn repair(&self) {
-        self.weather().trouble = None;
+        self.state().trouble = None;
     }
 
-    /// The jobs that are durable, ended ones too.
-    pub fn jobs(&self) -> Vec<Job> {
-        let all = JobQuery {
-            states: None,
-            before: JobId(u64::MAX),
-            limit: u32::MAX,
-        };
-        // The memory waits for nothing.
-        match pin!(self.kept.jobs(&all)).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(page)) => page.jobs,
-            Poll::Ready(Err(_)) | Poll::Pending => Vec::new(),
-        }
-    }
-
-    fn weather(&self) -> MutexGuard<'_, Weather> {
-        self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fate(&self) -> Fate {
-        let Weather { chance, trouble } = &mut *self.weather();
+        let State { chance, trouble } = &mut *self.state();
         let trouble = trouble.filter(|(_, until)| now() < *until).map(|(t, _)| t);
         let most = match trouble {
             Some(Trouble::Slow) => SLOW,
@@ -119,8 +118,12 @@ impl Disk {
     }
 }
 
-impl JobStore for Disk {
-    async fn apply(&self, writes: Vec<Write>) -> Result<Vec<JournalEntry>, StoreError> {
+impl Faults for Weather {
+    async fn apply(
+        &self,
+        kept: &MemoryStore,
+        writes: Vec<Write>,
+    ) -> Result<Vec<JournalEntry>, StoreError> {
         let fate = self.fate();
         if let Some(trouble) = fate.trouble {
             self.witness.saw(match trouble {
@@ -141,82 +144,18 @@ impl JobStore for Disk {
             }),
             Some(Trouble::Doubt) => {
                 if fate.synced {
-                    self.kept.apply(writes).await?;
+                    kept.apply(writes).await?;
                 }
                 Err(StoreError::Unsure {
                     path: "simulated".into(),
                     fault: "the answer was lost".into(),
                 })
             }
-            Some(Trouble::Slow) | None => self.kept.apply(writes).await,
+            Some(Trouble::Slow) | None => kept.apply(writes).await,
         };
         under_way.if_dropped = done.is_ok().then_some(Sight::WriteKeptInCrash);
         tokio::time::sleep(fate.after).await;
         under_way.if_dropped = None;
         done
-    }
-
-    async fn load(&self) -> Result<Stored, StoreError> {
-        self.kept.load().await
-    }
-
-    async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        self.kept.job(id).await
-    }
-
-    async fn jobs(&self, wanted: &JobQuery) -> Result<Page, StoreError> {
-        self.kept.jobs(wanted).await
-    }
-
-    async fn metrics(
-        &self,
-        job: JobId,
-        after: u64,
-        limit: u32,
-    ) -> Result<Vec<MetricRecord>, StoreError> {
-        self.kept.metrics(job, after, limit).await
-    }
-
-    async fn logs(&self, job: JobId, after: u64, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
-        self.kept.logs(job, after, limit).await
-    }
-
-    async fn last_logs(&self, job: JobId, limit: u32) -> Result<Vec<LogRecord>, StoreError> {
-        self.kept.last_logs(job, limit).await
-    }
-
-    async fn record_bytes(&self, job: JobId) -> Result<u64, StoreError> {
-        self.kept.record_bytes(job).await
-    }
-
-    fn disk_bytes(&self) -> u64 {
-        self.kept.disk_bytes()
-    }
-
-    async fn journal(&self, after: u64, limit: u32) -> Result<Vec<JournalEntry>, StoreError> {
-        self.kept.journal(after, limit).await
-    }
-
-    async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        self.kept.tokens().await
-    }
-
-    async fn put_config(
-        &self,
-        name: &str,
-        yaml: &str,
-        hash: &str,
-        unix_ms: u64,
-        by: Option<By>,
-    ) -> Result<ConfigRevision, StoreError> {
-        self.kept.put_config(name, yaml, hash, unix_ms, by).await
-    }
-
-    async fn config(&self, name: &str, revision: u64) -> Result<ConfigRevision, StoreError> {
-        self.kept.config(name, revision).await
-    }
-
-    async fn configs(&self, name: Option<&str>) -> Result<Vec<ConfigRevision>, StoreError> {
-        self.kept.configs(name).await
     }
 }

@@ -5,12 +5,17 @@
 //! a [`Schedule`], which is a function of its seed. A [`Witness`] sees everything, and says which
 //! rule was broken first.
 //!
+//! Nothing but the seed decides on the course. Tokio's own random numbers are not the seed's, and so
+//! code that is simulated says `biased` in every `select!`, and lets at most one task wait on a
+//! `watch` channel, which wakes several in any order.
+//!
 //! What is not simulated: the agent's own loop (the worker here speaks in its order), TLS, SQLite's
 //! own files, and threads.
 
 mod clocks;
 mod coordinator;
 mod disk;
+mod lines;
 mod person;
 mod schedule;
 mod sights;
@@ -25,6 +30,7 @@ use std::sync::Once;
 
 use qlora_client::simulated::{self, Dialing, Io};
 
+use self::lines::Line;
 pub use self::schedule::Schedule;
 pub use self::sights::{Sight, Tally};
 use self::witness::Witness;
@@ -95,6 +101,6 @@ fn install() {
 fn connect(host: String, port: u16) -> Dialing {
     Box::pin(async move {
         let stream = turmoil::net::TcpStream::connect((host, port)).await?;
-        Ok(Box::new(stream) as Box<dyn Io>)
+        Ok(Box::new(Line::new(stream)?) as Box<dyn Io>)
     })
 }

@@ -25,6 +25,10 @@ pub enum Act {
         worker: usize,
         stranger: bool,
     },
+    /// The machine with the copy of a worker's state folder dies.
+    KillCopy(usize),
+    /// What a worker's synchronizations are answered gets lost for so long, and nothing else.
+    Deafen(usize, Duration),
     /// The next call of a worker's attempt arrives twice, and after its next commit the one before.
     Repeat(usize),
     /// The next attempt of a worker that is done claims its success without a result.
@@ -99,7 +103,11 @@ pub enum Ask {
 }
 
 /// Steps of the jobs that are submitted.
-pub const STEPS: [u64; 4] = [0, 12, 30, 80];
+pub const STEPS: [u64; 5] = [0, 12, 30, 80, DOOMED];
+/// Steps of a job that fails at its end, whoever trains it.
+pub const DOOMED: u64 = 7;
+/// How often a job of each of [`STEPS`] is submitted.
+const SHARES: [u64; 8] = [0, 12, 12, 30, 30, 80, 80, DOOMED];
 
 /// A whole simulation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +159,7 @@ impl Schedule {
 
 fn submission(chance: &mut Chance) -> Ask {
     Ask::Submit {
-        steps: chance.pick(&STEPS),
+        steps: chance.pick(&SHARES),
         after: chance.pick(&[0, 0, 0, 1, 2]),
         twice: chance.below(3) == 0,
     }
@@ -160,9 +168,9 @@ fn submission(chance: &mut Chance) -> Ask {
 /// One trouble or wish, and its end where it has one.
 fn one(chance: &mut Chance, workers: usize, at: Duration, acts: &mut Vec<(Duration, Act)>) {
     let worker = chance.below(workers as u64) as usize;
-    let later = at + Duration::from_millis(200 + chance.below(20_000));
+    let mut later = at + Duration::from_millis(200 + chance.below(20_000));
     let flip = chance.below(2) == 0;
-    let (first, then) = match chance.below(19) {
+    let (first, then) = match chance.below(21) {
         0 | 1 => (
             Act::KillWorker {
                 worker,
@@ -197,16 +205,45 @@ fn one(chance: &mut Chance, workers: usize, at: Duration, acts: &mut Vec<(Durati
             Act::PauseCoordinator,
             Some(Act::ResumeCoordinator { slept: flip }),
         ),
-        12 => {
+        12 | 13 => {
             let stranger = flip;
-            (Act::CopyWorker { worker, stranger }, None)
+            let dies = of_copy(chance, (worker, at), acts);
+            later = dies.unwrap_or(later);
+            let dies = dies.map(|_| Act::KillCopy(worker));
+            (Act::CopyWorker { worker, stranger }, dies)
         }
-        13 => (Act::Repeat(worker), None),
-        14 => (Act::Claim(worker), None),
+        14 => (Act::Deafen(worker, later - at), None),
+        15 => (Act::Repeat(worker), None),
+        16 => (Act::Claim(worker), None),
         _ => wish(chance, worker, flip),
     };
     acts.push((at, first));
     acts.extend(then.map(|then| (later, then)));
+}
+
+/// When the machine dies that gets a copy of a worker's state folder at `at`; never, for some.
+///
+/// The coordinator may die with it. The original is then taken again, while it still trains for an
+/// attempt that the copy has ended, and it may hear of that from its reports only.
+fn of_copy(
+    chance: &mut Chance,
+    (worker, at): (usize, Duration),
+    acts: &mut Vec<(Duration, Act)>,
+) -> Option<Duration> {
+    let lives = match chance.below(4) {
+        0 => return None,
+        1 => chance.below(20_000),
+        _ => 1_000 + chance.below(5_000),
+    };
+    let dies = at + Duration::from_millis(lives);
+    if chance.below(2) == 0 {
+        let back = dies + Duration::from_millis(200 + chance.below(1_000));
+        acts.push((dies, Act::KillCoordinator { torn: false }));
+        acts.push((back, Act::StartCoordinator));
+        let deaf = Duration::from_millis(chance.pick(&[0, 3_000, 6_000, 9_000]));
+        acts.push((dies, Act::Deafen(worker, deaf)));
+    }
+    Some(dies)
 }
 
 /// What a person wants of a job or a worker, and what it wants later.
@@ -270,6 +307,6 @@ mod tests {
             );
             kinds.extend(acts.iter().map(|(_, act)| discriminant(act)));
         }
-        assert_eq!(kinds.len(), 17);
+        assert_eq!(kinds.len(), 19);
     }
 }

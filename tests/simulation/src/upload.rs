@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use qlora_client::Client;
-use qlora_client::retry::{Backoff, Policy, Verdict, judge};
+use qlora_client::retry::until_answered;
 use qlora_proto::{StatArtifactRequest, UploadHeader, UploadRequest};
 use sha2::{Digest, Sha256};
 use tokio_stream::StreamExt;
@@ -30,15 +30,7 @@ pub async fn upload(
     bytes: &[u8],
     by: impl Fn() -> (u64, u64),
 ) -> Result<(), Status> {
-    let mut backoff = Backoff::new(Policy::CALL);
-    loop {
-        match once(client, digest, bytes, by()).await {
-            Err(fault) if matches!(judge(&fault), Verdict::Again | Verdict::Register) => {
-                backoff.wait().await;
-            }
-            done => return done,
-        }
-    }
+    until_answered(|| once(client, digest, bytes, by())).await
 }
 
 /// One try, from where the one before broke off.

@@ -13,7 +13,8 @@ use turmoil::{Builder, Sim};
 
 use crate::clocks;
 use crate::coordinator::{self, Host};
-use crate::disk::Disk;
+use crate::disk::{self, Disk, Weather};
+use crate::lines;
 use crate::person::{self, Person, Wish, worker_name};
 use crate::schedule::{Act, Ask, Direction, Schedule};
 use crate::sights::Sight;
@@ -64,12 +65,13 @@ impl World<'_> {
     /// The folder cannot be written.
     pub fn new(schedule: Schedule, folder: PathBuf, witness: Witness) -> turmoil::Result<Self> {
         clocks::begin();
+        lines::begin();
         let secret = "0123456789abcdef".repeat(4);
         let token_file = folder.join("token");
         std::fs::write(&token_file, &secret)?;
         let token = Token::parse(&secret, "the simulation")?;
         let host = Arc::new(Host {
-            disk: Arc::new(Disk::new(schedule.seed, witness.clone())),
+            disk: Arc::new(Disk::new(Weather::new(schedule.seed, witness.clone()))),
             folder: folder.join("artifacts"),
             token,
             lease: schedule.lease,
@@ -131,7 +133,7 @@ impl World<'_> {
             let now = self.sim.elapsed();
             clocks::rest(now);
             if is_time(now, LOOK, self.schedule.tick) {
-                self.witness.look(self.host.disk.jobs());
+                self.witness.look(disk::jobs(&self.host.disk));
             }
         }
         Ok(())
@@ -149,6 +151,8 @@ impl World<'_> {
             Act::PauseWorker(i) => self.pause_worker(i),
             Act::ResumeWorker(i) => self.resume_worker(i),
             Act::CopyWorker { worker, stranger } => self.copy(worker, stranger),
+            Act::KillCopy(i) => self.kill_copy(i),
+            Act::Deafen(i, time) => self.workers[i].deafen(clocks::now() + time),
             Act::Repeat(i) => self.workers[i].repeat(),
             Act::Claim(i) => self.workers[i].claim(),
             Act::KillCoordinator { torn } => self.kill_coordinator(torn),
@@ -178,7 +182,9 @@ impl World<'_> {
                 });
                 clocks::step_wall(ms);
             }
-            Act::Disk(trouble, time) => self.host.disk.trouble(trouble, clocks::now() + time),
+            Act::Disk(trouble, time) => {
+                self.host.disk.faults.trouble(trouble, clocks::now() + time)
+            }
         }
     }
 
@@ -189,10 +195,14 @@ impl World<'_> {
         }
     }
 
+    fn crash(&mut self, host: &str) {
+        lines::dying(|| self.sim.crash(host));
+    }
+
     fn kill_worker(&mut self, i: usize, keeps: bool) {
         if self.sim.is_host_running(worker_name(i)) {
             self.witness.saw(Sight::WorkerDies);
-            self.sim.crash(worker_name(i));
+            self.crash(&worker_name(i));
             self.workers[i].die(keeps);
             self.resume_worker(i);
         }
@@ -218,7 +228,7 @@ impl World<'_> {
             return;
         }
         self.witness.saw(Sight::CoordinatorDies);
-        self.sim.crash(coordinator::NAME);
+        self.crash(coordinator::NAME);
         if torn && self.host.tear_uploads() {
             self.witness.saw(Sight::UploadTorn);
         }
@@ -308,16 +318,24 @@ impl World<'_> {
         self.copies.insert(i, copy);
     }
 
+    fn kill_copy(&mut self, i: usize) {
+        if let Some(copy) = self.copies.get(&i).cloned()
+            && self.sim.is_host_running(copy.host.clone())
+        {
+            self.witness.saw(Sight::CopyDies);
+            self.crash(&copy.host);
+            copy.die(false);
+        }
+    }
+
     /// From now on nothing is wrong.
     fn repair(&mut self) {
         self.witness.note("schedule", "everything is repaired");
-        self.host.disk.repair();
+        self.host.disk.faults.repair();
         self.resume_coordinator(false);
-        for (_, copy) in std::mem::take(&mut self.copies) {
-            self.sim.crash(copy.host.clone());
-            copy.die(false);
-        }
         for i in 0..self.schedule.workers {
+            self.kill_copy(i);
+            self.workers[i].deafen(Duration::ZERO);
             self.mend(i);
             self.resume_worker(i);
             self.start(&worker_name(i));
@@ -344,7 +362,7 @@ impl World<'_> {
         loop {
             let next = self.sim.elapsed() + LOOK;
             self.run_until(next)?;
-            let jobs = self.host.disk.jobs();
+            let jobs = disk::jobs(&self.host.disk);
             let open = jobs.iter().find(|job| !job.state.is_final());
             let open = open.map(|job| job.id.0);
             let all_told = self.witness.answered() >= self.submissions;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qlora_client::Client;
+use qlora_proto::lease::Lease;
 use qlora_proto::{Assignment, HeldAttempt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -14,7 +15,6 @@ use super::coordinator_id::CoordinatorId;
 use super::current::Current;
 use super::delivery::{Delivery, Ending};
 use super::handover::{self, Handover, Whose};
-use super::lease::Lease;
 use super::outbox::Outbox;
 use super::stopping::{Stopping, Urgency};
 use super::work::Work;

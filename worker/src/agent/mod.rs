@@ -15,7 +15,6 @@ mod handover;
 mod instruments;
 mod kept;
 mod last_words;
-mod lease;
 mod outbox;
 mod owned;
 mod peers;

@@ -26,9 +26,8 @@ use super::current::Current;
 use super::progress::Entry;
 use qlora_client::Client;
 use qlora_client::retry::{Verdict, judge, until_answered};
+use qlora_client::waits::GATHER;
 
-/// Things that gather within this time travel together; a coordinator of many attempts asks for more.
-const GATHER: Duration = Duration::from_millis(200);
 /// A coordinator that takes nothing for so long is away.
 const AWAY: Duration = Duration::from_secs(5);
 

@@ -5,12 +5,12 @@
 //! ends, and what it left is kept for that one.
 
 mod registration;
-mod taken;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use qlora_proto::clock::Moment;
+use qlora_proto::lease::Lease;
 use qlora_proto::synchronize_response::Wanted;
 use qlora_proto::{
     Assignment, DeviceClass, Models, Platform, RegisterResponse, SynchronizeRequest,
@@ -21,14 +21,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
-use self::taken::Taken;
 use super::attempt::{Attempt, Contact};
 use super::attempt_options::AttemptOptions;
 use super::coordinator_id::CoordinatorId;
 use super::current::Current;
 use super::delivery::Ending;
 use super::kept::Kept;
-use super::lease::{Lease, at, come};
 use super::peers::Peers;
 use super::sessions::Sessions;
 use super::stopping::{Stopping, Urgency};
@@ -38,26 +36,17 @@ use crate::models::{self, Allowed};
 use crate::platform::{self, Faults};
 use crate::signals::Signals;
 use qlora_client::Client;
-use qlora_client::retry::{Backoff, Policy, Verdict, judge, passes_after};
+use qlora_client::retry::{Backoff, Policy, Verdict, judge};
+use qlora_client::waits::{self, HOLD, LATE, STOP_AGAIN, Taken, at, come, within};
 
 /// Time within which a first connection must come about.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the coordinator may hold an answer.
-const HOLD: Duration = Duration::from_secs(20);
-/// Time beyond it after which a call is given up.
-const LATE: Duration = Duration::from_secs(10);
 /// How long a worker that is to stop waits for a coordinator that says nothing; what it leaves is
 /// told at its next start.
 const LEAVE: Duration = Duration::from_secs(4);
 /// How long the coordinator may hold an answer to a worker that is to stop: each shows that it is
 /// still there.
 const HOLD_LEAVING: Duration = Duration::from_secs(1);
-
-/// Wait between two tries while a lease runs out.
-const SHORTEST_WAIT: Duration = Duration::from_millis(100);
-
-/// Until a coordinator is asked again that has said to stop.
-const STOP_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a training process on a GPU may say nothing, where the person says nothing else.
 const GPU_PATIENCE: u64 = 1800;
@@ -264,16 +253,8 @@ impl Session {
     }
 
     fn again_later(&mut self, status: &Status) {
-        // While there is something to lose, several tries fit into what is left of the lease.
-        let left = self
-            .attempt
-            .as_ref()
-            .and(self.lease)
-            .map(|lease| lease.safe_until().since(Moment::now()));
-        let left = left.filter(|left| !left.is_zero());
-        let longest = left.map_or(Duration::MAX, |left| (left / 8).max(SHORTEST_WAIT));
-        let asked = passes_after(status).unwrap_or_default();
-        self.not_before = Instant::now() + self.backoff.take_for(asked).min(longest);
+        let at_stake = self.attempt.as_ref().and(self.lease);
+        self.not_before = Instant::now() + waits::after(status, &mut self.backoff, at_stake);
     }
 
     fn running(&self) -> u64 {
@@ -454,16 +435,5 @@ fn resumed(reason: &str, urgency: Urgency) -> Stopping {
         reason: reason.to_owned(),
         urgency,
         resumes: true,
-    }
-}
-
-/// A call that hangs is given up.
-async fn within<T>(
-    time: Duration,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(time, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded("no answer")),
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qlora_client::Client;
+use qlora_client::waits::at;
 use qlora_proto::clock::Moment;
+use qlora_proto::lease::Lease;
 use qlora_proto::{Assignment, JobKind, LogLevel, Outcome};
 use qlora_trainer::report::Event;
 use tokio::sync::{mpsc, watch};
@@ -18,7 +20,6 @@ use super::exit_status::ExitStatus;
 use super::fault::Fault;
 use super::handover::Whose;
 use super::instruments::Instruments;
-use super::lease::{Lease, at};
 use super::outbox::Outbox;
 use super::process::Process;
 use super::progress::{Tracker, line};

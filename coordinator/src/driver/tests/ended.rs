@@ -37,7 +37,7 @@ fn retry(job: JobId) -> Event {
 
 #[tokio::test]
 async fn an_ended_job_is_not_at_hand_and_whatever_names_it_finds_it_all_the_same() {
-    let store = Failing::new();
+    let store = failing();
     let (driver, job) = with_ended(&store).await;
     // The second driver has started over the ended job, the first one has seen it end.
     for driver in [driver, start(&store).await] {
@@ -73,7 +73,7 @@ async fn an_ended_job_is_not_at_hand_and_whatever_names_it_finds_it_all_the_same
 
 #[tokio::test]
 async fn a_job_comes_after_one_that_only_the_store_has() {
-    let store = Failing::new();
+    let store = failing();
     let (driver, job) = with_ended(&store).await;
     for driver in [driver, start(&store).await] {
         assert!(!at_hand(&driver).await.contains(&job));
@@ -135,14 +135,14 @@ async fn a_restart_knows_whose_job_is_next() {
 
 #[tokio::test]
 async fn a_change_of_an_ended_job_that_is_not_stored_did_not_happen_and_is_made_again() {
-    let store = Failing::new();
+    let store = failing();
     let (driver, job) = with_ended(&store).await;
     let prune = || Event::Prune {
         job,
         what: Prune::Artifacts,
         reason: "r".into(),
     };
-    store.fail(0, 1);
+    store.faults.fail(0, 1);
     refused(driver.event(prune()).await, "a removal");
     assert!(!at_hand(&driver).await.contains(&job));
     let needed = driver.read(|engine| engine.digests().count());

@@ -44,19 +44,24 @@ async fn released_by_a_removal(store: &Arc<Failing>) -> Vec<String> {
 /// What a job needs that cannot be read is not known.
 #[tokio::test]
 async fn nothing_is_released_while_a_job_cannot_be_read() {
-    let store = Failing::new();
+    let store = failing();
     assert_eq!(released_by_a_removal(&store).await, ["data"]);
-    store.unreadable.lock().expect("a lock").push(Unreadable {
-        job: JobId(7),
-        fault: "it cannot be read".into(),
-        told: false,
-    });
+    store
+        .faults
+        .unreadable
+        .lock()
+        .expect("a lock")
+        .push(Unreadable {
+            job: JobId(7),
+            fault: "it cannot be read".into(),
+            told: false,
+        });
     assert!(released_by_a_removal(&store).await.is_empty());
 }
 
 #[tokio::test]
 async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_it() {
-    let (store, unneeded) = (Failing::new(), Going::default());
+    let (store, unneeded) = (failing(), Going::default());
     let driver = Driver::start(store.clone(), Limits::default(), unneeded.clone())
         .await
         .expect("a start");
@@ -89,13 +94,13 @@ async fn what_is_pruned_is_released_once_that_is_durable_and_nobody_else_needs_i
         reason: "it is old".into(),
     };
     let gone = || unneeded.0.lock().expect("a lock").clone();
-    store.fail(0, 1_000);
+    store.faults.fail(0, 1_000);
     for what in [Prune::Artifacts, Prune::Records, Prune::Job] {
         refused(driver.event(prune(jobs[0], what)).await, "a removal");
     }
     let stored = store.load().await.expect("jobs");
     assert_eq!(stored.ended.len(), 2);
-    store.fail(0, 0);
+    store.faults.fail(0, 0);
     for what in [Prune::Artifacts, Prune::Records] {
         driver.event(prune(jobs[0], what)).await.expect("a removal");
     }

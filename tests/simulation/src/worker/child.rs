@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::machine::{Machine, Saved};
 use super::outbox::Outbox;
 use super::stopping::{Stops, Urgency, over, told_to};
+use crate::schedule::DOOMED;
 use crate::sights::Sight;
 use crate::witness::ChildId;
 
@@ -72,6 +73,9 @@ impl Child {
                 sleep(SAVE).await;
                 self.save(ArtifactKind::Checkpoint);
             }
+        }
+        if self.steps == DOOMED {
+            return (Outcome::Failed, Sight::Fails);
         }
         sleep(SAVE).await;
         if self.machine.claims.swap(false, Relaxed) {

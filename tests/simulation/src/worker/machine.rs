@@ -5,14 +5,18 @@ use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_engine::ArtifactKind;
 use qlora_proto::{GivenSession, Outcome};
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tonic::Status;
 
 use super::outbox::Outbox;
+use crate::clocks::now;
 use crate::coordinator::{NAME, PORT};
+use crate::sights::Sight;
 use crate::witness::Witness;
 
 /// A machine, and what lies on its disk.
@@ -26,13 +30,17 @@ pub struct Machine {
     pub witness: Witness,
     kept: Mutex<Kept>,
     /// It stands still.
-    still: watch::Sender<bool>,
+    still: AtomicBool,
+    /// It stands still, or goes on. All who wait hear of it in the order in which they began to.
+    turned: Notify,
     /// Its next call arrives twice.
     pub repeats: AtomicBool,
     /// After its next commit the one before arrives once more.
     pub commits_again: AtomicBool,
     /// Its next success is claimed without a result.
     pub claims: AtomicBool,
+    /// Until when what its synchronizations are answered gets lost.
+    deaf: Mutex<Duration>,
 }
 
 /// What lies on the disk.
@@ -87,10 +95,12 @@ impl Machine {
             token_file,
             witness,
             kept: Mutex::default(),
-            still: watch::Sender::default(),
+            still: AtomicBool::default(),
+            turned: Notify::default(),
             repeats: AtomicBool::default(),
             commits_again: AtomicBool::default(),
             claims: AtomicBool::default(),
+            deaf: Mutex::default(),
         }
     }
 
@@ -115,24 +125,28 @@ impl Machine {
     /// Stands still from now on.
     pub fn pause(&self) {
         self.witness.stands_still(&self.host);
-        self.still.send_replace(true);
+        self.stand(true);
     }
 
     /// Goes on.
     pub fn go_on(&self) {
-        self.still.send_replace(false);
+        self.stand(false);
+    }
+
+    fn stand(&self, still: bool) {
+        self.still.store(still, Relaxed);
+        self.turned.notify_waiters();
     }
 
     /// Does `work`, and nothing while the machine stands still.
     pub async fn awake<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut still = self.still.subscribe();
         let mut work = pin!(work);
         loop {
-            let is_still = *still.borrow_and_update();
+            let turned = self.turned.notified();
+            let is_still = self.still.load(Relaxed);
             tokio::select! {
                 biased;
-                // It does not end: this machine has the sender.
-                _ = still.changed() => {}
+                () = turned => {}
                 done = &mut work, if !is_still => return done,
             }
         }
@@ -147,6 +161,27 @@ impl Machine {
     /// Its next success is claimed without a result.
     pub fn claim(&self) {
         self.claims.store(true, Relaxed);
+    }
+
+    /// What its synchronizations are answered gets lost until `until`.
+    pub fn deafen(&self, until: Duration) {
+        *self.deaf() = until;
+    }
+
+    fn deaf(&self) -> MutexGuard<'_, Duration> {
+        self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it hears of an `answer` to a synchronization.
+    ///
+    /// # Errors
+    /// That of the answer, or that the answer is lost.
+    pub fn hears<T>(&self, answer: Result<T, Status>) -> Result<T, Status> {
+        if now() < *self.deaf() {
+            self.witness.saw(Sight::AnswerLost);
+            return Err(Status::unavailable("the answer is lost"));
+        }
+        answer
     }
 
     /// The machine dies. What a living child has made is there after it only where it `keeps` it.

@@ -2,13 +2,10 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use qlora_client::waits::GATHER;
 use qlora_proto::{MetricPoint, Progress, ReportRequest};
 use tokio::sync::Notify;
-
-/// Things that gather within this time travel together.
-const GATHER: Duration = Duration::from_millis(200);
 
 /// The worker's session of now.
 pub type Current = Arc<AtomicU64>;

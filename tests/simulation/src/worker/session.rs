@@ -6,31 +6,23 @@ use std::time::Duration;
 
 use qlora_client::Client;
 use qlora_client::retry::{Backoff, Policy, Verdict, judge};
+use qlora_client::waits::{self, HOLD, LATE, STOP_AGAIN, Taken, come, within};
 use qlora_proto::clock::Moment;
 use qlora_proto::lease::Lease;
 use qlora_proto::synchronize_response::Wanted;
 use qlora_proto::{
-    DeviceClass, GivenSession, HeldAttempt, PASSES_AFTER, Platform, RegisterRequest,
-    RegisterResponse, SynchronizeRequest, SynchronizeResponse,
+    DeviceClass, GivenSession, HeldAttempt, Platform, RegisterRequest, RegisterResponse,
+    SynchronizeRequest, SynchronizeResponse,
 };
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
-use tonic::{Response, Status};
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
 
 use super::attempt::{Attempt, Contact};
 use super::machine::Machine;
 use super::outbox::Current;
-use super::stopping::{Urgency, come};
+use super::stopping::Urgency;
 use crate::sights::Sight;
-
-/// How long the coordinator may hold an answer.
-const HOLD: Duration = Duration::from_secs(20);
-/// Time beyond it after which a call is given up.
-const LATE: Duration = Duration::from_secs(10);
-/// Wait between two tries while a lease runs out.
-const SHORTEST_WAIT: Duration = Duration::from_millis(100);
-/// Until a coordinator is asked again that has said to stop.
-const STOP_AGAIN: Duration = Duration::from_millis(500);
 
 pub struct Session {
     machine: Arc<Machine>,
@@ -43,8 +35,8 @@ pub struct Session {
     registered: bool,
     not_before: Instant,
     backoff: Backoff,
-    /// Until when a refusal that passes is waited for.
-    taken_until: Option<Instant>,
+    /// Whether another worker has its identity.
+    taken: Taken,
     attempt: Option<Attempt>,
 }
 
@@ -67,7 +59,7 @@ impl Session {
             registered: false,
             not_before: Instant::now(),
             backoff: Backoff::new(Policy::CALL),
-            taken_until: None,
+            taken: Taken::default(),
             attempt: None,
         }
     }
@@ -116,8 +108,8 @@ impl Session {
                 }
                 Heard::Ended
             }
-            () = come(end_at) => Heard::LeaseEnds(Urgency::AtOnce),
-            () = come(stop_at) => Heard::LeaseEnds(Urgency::Save),
+            () = come(end_at, Moment::now) => Heard::LeaseEnds(Urgency::AtOnce),
+            () = come(stop_at, Moment::now) => Heard::LeaseEnds(Urgency::Save),
             heard = exchange => heard,
         }
     }
@@ -132,7 +124,8 @@ impl Session {
             let sent = Moment::now();
             if registered {
                 let call = client.synchronize(synchronize);
-                Heard::Synchronized(sent, within(HOLD + LATE, call).await)
+                let answer = within(HOLD + LATE, call).await;
+                Heard::Synchronized(sent, machine.hears(answer))
             } else {
                 let (witness, worker) = (&machine.witness, &machine.worker);
                 witness.asks_for(worker, &machine.host);
@@ -152,7 +145,7 @@ impl Session {
         let answer = match answer {
             Ok(answer) => answer,
             Err(fault) if judge(&fault) == Verdict::Again || self.waits(&fault) => {
-                self.again_later();
+                self.again_later(&fault);
                 return Ok(());
             }
             Err(fault) => return Err(fault),
@@ -165,7 +158,7 @@ impl Session {
         self.coordinator = Some(answer.coordinator_id);
         self.current.store(answer.session, Relaxed);
         self.registered = true;
-        self.taken_until = None;
+        self.taken.end();
         self.renew(sent, answer.lease_ms);
         self.hand_in();
         Ok(())
@@ -173,13 +166,7 @@ impl Session {
 
     /// Whether a refusal is one that passes, and has time to.
     fn waits(&mut self, fault: &Status) -> bool {
-        let passes = fault.metadata().get(PASSES_AFTER);
-        let passes = passes.and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
-        let Some(passes) = passes.map(|ms| Duration::from_millis(ms.into())) else {
-            return false;
-        };
-        let until = Instant::now() + passes + passes / 4;
-        Instant::now() < *self.taken_until.get_or_insert(until)
+        judge(fault).is_final() && self.taken.wait(fault, Instant::now()) == Some(true)
     }
 
     fn hand_in(&mut self) {
@@ -205,7 +192,7 @@ impl Session {
                 self.machine.note("is not known, and registers again");
                 self.registered = false;
             }
-            Err(_) => self.again_later(),
+            Err(fault) => self.again_later(&fault),
         }
     }
 
@@ -217,12 +204,9 @@ impl Session {
         self.not_before = Instant::now();
     }
 
-    fn again_later(&mut self) {
-        let lease = self.attempt.as_ref().and(self.lease);
-        let left = lease.map(|lease| lease.safe_until().since(Moment::now()));
-        let left = left.filter(|left| !left.is_zero());
-        let longest = left.map_or(Duration::MAX, |left| (left / 8).max(SHORTEST_WAIT));
-        self.not_before = Instant::now() + self.backoff.take().min(longest);
+    fn again_later(&mut self, fault: &Status) {
+        let at_stake = self.attempt.as_ref().and(self.lease);
+        self.not_before = Instant::now() + waits::after(fault, &mut self.backoff, at_stake);
     }
 
     fn act(&mut self, wanted: Option<Wanted>) {
@@ -300,16 +284,5 @@ impl Session {
             held: held.into_iter().collect(),
             previous: kept.given.iter().cloned().collect(),
         }
-    }
-}
-
-/// A call that hangs is given up.
-async fn within<T>(
-    time: Duration,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Status> {
-    match timeout(time, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded("no answer")),
     }
 }

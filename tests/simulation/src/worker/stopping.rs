@@ -1,5 +1,6 @@
 //! How an attempt is asked to stop, as in the agent.
 
+use qlora_client::waits::come;
 use qlora_proto::clock::Moment;
 use qlora_proto::lease::Lease;
 use tokio::sync::watch;
@@ -22,25 +23,15 @@ pub async fn told_to(stops: &mut Stops, urgency: Urgency) {
         .map(drop);
 }
 
-/// Waits for `moment`; forever where there is none.
-pub async fn come(moment: Option<Moment>) {
-    let Some(moment) = moment else {
-        return std::future::pending().await;
-    };
-    while let Some(nap) = moment.nap(Moment::now()) {
-        tokio::time::sleep(nap).await;
-    }
-}
-
 /// Waits until the lease that was told last is over.
 pub async fn over(leases: &mut watch::Receiver<Option<Lease>>) {
     loop {
-        let lease = *leases.borrow_and_update();
+        let ends = leases.borrow_and_update().map(|lease| lease.ends());
         tokio::select! {
             biased;
-            () = come(lease.map(|lease| lease.ends())) => return,
+            () = come(ends, Moment::now) => return,
             changed = leases.changed() => if changed.is_err() {
-                return come(lease.map(|lease| lease.ends())).await;
+                return come(ends, Moment::now).await;
             },
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{PATIENCE, Session, taken};
+use super::{PATIENCE, Session};
 use crate::agent::attempt::Attempt;
 use crate::agent::coordinator_id::CoordinatorId;
 use crate::agent::current::Current;
@@ -18,6 +18,9 @@ use crate::error::WorkerError;
 
 /// The way out where worker and coordinator do not understand each other.
 const SAME_VERSION: &str = "use the same version of qlora-worker and qlora-coordinator";
+
+/// The way out once it has waited for its own identity for long enough.
+const ONE_EACH: &str = "delete the file `instance` of the copied state folder, or give --name NAME";
 
 /// The way out where the coordinator refuses the registration for good.
 fn way_out(code: Code) -> &'static str {
@@ -153,7 +156,7 @@ impl Session {
                 }
                 Some(false) => Err(WorkerError::Refused {
                     message,
-                    help: taken::HELP,
+                    help: ONE_EACH,
                 }),
                 None => Err(WorkerError::Refused {
                     message,
