@@ -1,5 +1,6 @@
 //! `qlora-worker`: registers a machine with a coordinator, pulls jobs, trains them in a child
-//! process, reports. One file for each command under `commands`.
+//! process, reports. One file for each command under `commands`. What is public beside the program
+//! is for its benchmark.
 
 mod agent;
 mod child;
@@ -11,7 +12,7 @@ mod interrupt;
 mod models;
 mod output;
 mod platform;
-mod process_group;
+pub mod process_group;
 mod signals;
 
 use std::process::ExitCode;
