@@ -146,7 +146,10 @@ fn client(
             builder = builder.with_config(key, value);
         }
     }
-    builder = builder.with_bucket_name(&place.bucket);
+    // One artifact goes at a time, and not every server knows the call that removes many.
+    builder = builder
+        .with_bucket_name(&place.bucket)
+        .with_disable_bulk_delete(true);
     for (key, value) in patience.into_iter().chain(silence) {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
