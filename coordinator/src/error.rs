@@ -105,6 +105,9 @@ impl StartError {
                 | StoreError::ServerFull { .. }
                 | StoreError::ServerDamaged { .. }
                 | StoreError::NoState { .. }
+                | StoreError::Moving { .. }
+                | StoreError::Moved { .. }
+                | StoreError::Busy { .. }
                 | StoreError::Taken { .. }
                 | StoreError::Led { .. },
             ) => return None,
@@ -286,6 +289,9 @@ fn store_code(fault: &StoreError) -> GrpcCode {
         | StoreError::Unverified { .. }
         // Of commands, which nobody calls.
         | StoreError::NoState { .. }
+        | StoreError::Moving { .. }
+        | StoreError::Moved { .. }
+        | StoreError::Busy { .. }
         | StoreError::Taken { .. }
         | StoreError::Led { .. } => GrpcCode::Internal,
         StoreError::Folder { .. }

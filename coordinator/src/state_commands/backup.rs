@@ -1,22 +1,24 @@
 //! A copy of a state folder that is one itself, also of one that is being served.
 //!
 //! The database is copied first and artifacts after it, so that the copy has all that its jobs need:
-//! artifacts do not change under their name. One that is deleted between the two is missing.
-//! Artifacts that the copy has already are not copied again.
+//! artifacts do not change under their name. One that is deleted between the two is missing. The copy
+//! of the database gets its name last. Artifacts that the copy has already are not copied again, and
+//! none is removed.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{self, Path, PathBuf};
 
 use qlora_proto::words::{bytes, count};
 use qlora_store::{ArtifactPlace, SqliteStore};
 
 use crate::error::StartError;
 
-/// The database, and what SQLite keeps beside one that is open.
+/// The database, and the log that SQLite keeps beside one that is open.
 const DATABASE: &str = "qlora.db";
-const BESIDE: [&str; 2] = ["qlora.db-wal", "qlora.db-shm"];
+const PARTIAL: &str = "qlora.db.partial";
+const LOG: &str = "qlora.db-wal";
 /// The folder of artifacts within a state folder.
 const ARTIFACTS: &str = "artifacts";
 /// What else makes a state folder: the first token, and the files of TLS.
@@ -43,24 +45,46 @@ pub(super) async fn run(state: &Path, to: &Path) -> Result<Copied, StartError> {
         source,
     };
     let _lock = prepare(state, to)?;
-    let partial = to.join("qlora.db.partial");
+    check_owner(state, to).await?;
+    let partial = to.join(PARTIAL);
+    // It stands there before anything else is copied, and until all is.
     removed(&partial).map_err(fault)?;
     SqliteStore::back_up(state, &partial).await?;
+    fs::set_permissions(&partial, Permissions::from_mode(0o600)).map_err(fault)?;
     let mut copied = Copied {
         state: state.into(),
         to: to.into(),
         new: Tally::default(),
         old: Tally::default(),
     };
-    // The newest transactions of an older copy that was served are not of this one.
-    BESIDE
-        .iter()
-        .try_for_each(|name| removed(&to.join(name)))
-        .and_then(|()| publish(&partial, &to.join(DATABASE)))
-        .and_then(|()| copied.copy_others())
+    // The database of an earlier backup stays until all is there that the new one needs.
+    copied
+        .copy_others()
         .and_then(|()| copied.copy_artifacts())
+        .and_then(|()| publish(&partial, &to.join(DATABASE)))
         .map_err(fault)?;
     Ok(copied)
+}
+
+/// Another coordinator's folder is not written over, nor one that was served.
+async fn check_owner(state: &Path, to: &Path) -> Result<(), StartError> {
+    let refused = |why: &str| {
+        Err(StartError::Backup {
+            path: to.into(),
+            source: io::Error::other(why.to_owned()),
+        })
+    };
+    match SqliteStore::id_of(to).await? {
+        None if !is_begun(to)? => return refused("it holds other files; name an empty folder"),
+        Some(id) if SqliteStore::id_of(state).await? != Some(id.clone()) => {
+            return refused("it is the state folder or the backup of another coordinator");
+        }
+        _ => {}
+    }
+    if to.join(LOG).metadata().is_ok_and(|log| log.len() > 0) {
+        return refused("a coordinator has served it and has not ended in order");
+    }
+    Ok(())
 }
 
 /// Makes the folder `to`, and holds its lock: nobody may serve it meanwhile.
@@ -69,15 +93,19 @@ fn prepare(state: &Path, to: &Path) -> Result<File, StartError> {
         path: to.into(),
         source,
     };
+    let own = "it is the state folder itself or lies in it; name another folder";
+    let lies_in = |inner: io::Result<PathBuf>, outer: io::Result<PathBuf>| match (inner, outer) {
+        (Ok(inner), Ok(outer)) if inner.starts_with(&outer) => Err(fault(io::Error::other(own))),
+        _ => Ok(()),
+    };
+    // By its name before it is made, and by where it is after that.
+    lies_in(path::absolute(to), path::absolute(state))?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(to)
         .map_err(fault)?;
-    if fs::canonicalize(to).map_err(fault)? == fs::canonicalize(state).unwrap_or_default() {
-        let same = "it is the state folder itself; name another folder";
-        return Err(fault(io::Error::other(same)));
-    }
+    lies_in(fs::canonicalize(to), fs::canonicalize(state))?;
     let lock = File::create(to.join("lock")).map_err(fault)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -87,6 +115,23 @@ fn prepare(state: &Path, to: &Path) -> Result<File, StartError> {
         }
         Err(fs::TryLockError::Error(source)) => Err(fault(source)),
     }
+}
+
+/// Whether the folder is empty, but for its lock, or has what a backup that was cut off has left.
+fn is_begun(to: &Path) -> Result<bool, StartError> {
+    let fault = |source| StartError::Backup {
+        path: to.into(),
+        source,
+    };
+    let mut is_empty = true;
+    for entry in fs::read_dir(to).map_err(fault)? {
+        let name = entry.map_err(fault)?.file_name();
+        if name == PARTIAL {
+            return Ok(true);
+        }
+        is_empty &= name == "lock";
+    }
+    Ok(is_empty)
 }
 
 impl Copied {
@@ -141,12 +186,18 @@ impl Copied {
                 bytes(tally.bytes)
             )
         };
-        let artifacts = match place {
-            Some(place) => format!("Artifacts are not in it: copy {place} after this."),
-            None => format!("{} copied, {} were there.", of(&self.new), of(&self.old)),
+        let (artifacts, option) = match place {
+            Some(place) => (
+                format!("Artifacts are not in it: copy {place} after this."),
+                format!(" --artifacts {place}"),
+            ),
+            None => (
+                format!("{} copied, {} were there.", of(&self.new), of(&self.old)),
+                String::new(),
+            ),
         };
         format!(
-            "{to} is a copy of {}. {artifacts}\nRestore: qlora-coordinator --state-dir {to}\n",
+            "{to} is a copy of {}. {artifacts}\nRestore: qlora-coordinator --state-dir FOLDER{option}, where FOLDER is a copy of {to}\n",
             self.state.display()
         )
     }

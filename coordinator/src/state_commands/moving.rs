@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use qlora_store::{Campaign, Candidate, Database, Moved, PostgresStore, SqliteStore, StoreError};
+use qlora_store::{Campaign, Candidate, Database, Moved, PostgresStore, SetAside, StoreError};
 
 use crate::error::StartError;
 
@@ -11,12 +11,19 @@ use crate::error::StartError;
 /// was cut off is done by calling it again.
 pub(super) async fn run(state: &Path, database: Database) -> Result<String, StartError> {
     let place = database.to_string();
-    // Whoever serves the folder holds its lock: nothing changes while this is open.
-    let from = SqliteStore::open_existing(state).await?;
     let to = alone(database).await?;
-    let moved = qlora_store::move_all(&from, &to).await?;
-    drop(to);
-    let old = from.set_aside().await?;
+    // From here on nothing is written to it, whoever starts a coordinator.
+    let from = SetAside::of(state).await?;
+    let moved = match qlora_store::move_all(&from, &to).await {
+        Ok(moved) => moved,
+        // It may all be there: the next call finds out.
+        Err(fault @ StoreError::Unsure { .. }) => return Err(fault.into()),
+        Err(fault) => {
+            from.put_back().await?;
+            return Err(fault.into());
+        }
+    };
+    let old = from.done().await?;
     let mut text = match moved {
         Moved::Before => format!("{place} has everything already.\n"),
         Moved::Rows(rows) => {

@@ -61,6 +61,16 @@ pub enum StoreError {
     #[error("a coordinator runs on the database {place}; stop it first")]
     Led { place: String },
     #[error(
+        "a move of the jobs in the state folder {path} to PostgreSQL was cut off; call qlora-coordinator move again with the same --database"
+    )]
+    Moving { path: PathBuf },
+    #[error(
+        "the jobs of the state folder {path} were moved to PostgreSQL; give --database, or, to go on as before the move, give qlora.db.moved the name qlora.db"
+    )]
+    Moved { path: PathBuf },
+    #[error("another program reads the database in {path}, such as a backup; wait for its end")]
+    Busy { path: PathBuf },
+    #[error(
         "the state folder {path} holds no database; give --state-dir that of a coordinator (pg_dump copies jobs in PostgreSQL)"
     )]
     NoState { path: PathBuf },
@@ -108,6 +118,9 @@ impl StoreError {
             | Self::Unreadable { .. }
             | Self::Unwritable { .. }
             | Self::NoState { .. }
+            | Self::Moving { .. }
+            | Self::Moved { .. }
+            | Self::Busy { .. }
             | Self::NoConfig { .. } => Code::StateFolder,
         }
     }

@@ -19,6 +19,7 @@ mod page;
 mod postgres;
 mod records;
 mod rows;
+mod set_aside;
 mod sqlite;
 mod start;
 mod tables;
@@ -38,5 +39,6 @@ pub use records::{
     By, ConfigRevision, JobStore, JournalEntry, LogRecord, MetricRecord, Stored, TokenRecord,
     Unreadable, Write,
 };
+pub use set_aside::SetAside;
 pub use sqlite::SqliteStore;
 pub use tables::moved_columns;

@@ -3,6 +3,8 @@
 //! Both databases have the same tables, but for their counters, which each keeps in its own way.
 //! Rows are not looked into: what cannot be read in one database cannot be read in the other.
 
+use std::mem;
+
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
 use tokio::sync::mpsc;
@@ -11,11 +13,13 @@ use tokio_stream::StreamExt;
 use crate::error::StoreError;
 use crate::postgres::PostgresStore;
 use crate::rows::Columns;
-use crate::sqlite::SqliteStore;
-use crate::tables::{Chunk, Kind, TABLES, Table, Values};
+use crate::set_aside::SetAside;
+use crate::tables::{Chunk, TABLES, Values};
 
-/// Rows that travel together; a line of a log may have 64 KiB.
-const ROWS: usize = 500;
+/// Rows that travel together, at the most.
+const ROWS: u64 = 500;
+/// Bytes of their texts, about: a slow way must not take the server for one that stands still.
+const BYTES: usize = 1 << 20;
 
 /// What came of a move.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,12 +30,13 @@ pub enum Moved {
     Before,
 }
 
-/// Writes everything of `from` to `to`, which has to be empty, in one transaction. `from` stays as it
-/// is. Then both are the same coordinator to workers, and only one of them may be served.
+/// Writes everything of `from` to `to`, which has to be empty, in one transaction. Then both are the
+/// same coordinator to workers, and only `to` may be served.
 ///
 /// # Errors
-/// `to` is another coordinator's, or one of the databases fails; then nothing is in `to`.
-pub async fn move_all(from: &SqliteStore, to: &PostgresStore) -> Result<Moved, StoreError> {
+/// `to` is another coordinator's, or one of the databases fails. Nothing is in `to` then, unless the
+/// error is [`StoreError::Unsure`].
+pub async fn move_all(from: &SetAside, to: &PostgresStore) -> Result<Moved, StoreError> {
     let identity = from.identity().await?;
     if to.is_of(&identity).await? {
         return Ok(Moved::Before);
@@ -41,43 +46,48 @@ pub async fn move_all(from: &SqliteStore, to: &PostgresStore) -> Result<Moved, S
     Ok(Moved::Rows(rows))
 }
 
-/// Sends the rows of every table.
-async fn read(from: &SqliteStore, chunks: mpsc::Sender<Chunk>) -> Result<(), StoreError> {
+/// Sends the rows of every table, and then nothing.
+async fn read(from: &SetAside, chunks: mpsc::Sender<Option<Chunk>>) -> Result<(), StoreError> {
     for table in &TABLES {
         let select = format!("SELECT {} FROM {}", table.names(), table.name);
-        let mut found = sqlx::query(AssertSqlSafe(select)).fetch(from.readers());
-        let mut rows = Vec::with_capacity(ROWS);
-        loop {
-            let row = found.next().await.transpose();
+        let mut found = sqlx::query(AssertSqlSafe(select)).fetch(from.rows());
+        let (mut chunk, mut bytes) = (Chunk::of(table), 0);
+        while let Some(row) = found.next().await {
             let row = row.map_err(|e| from.unread(e))?;
-            let is_last = row.is_none();
-            rows.extend(row);
-            if rows.len() < ROWS && !is_last {
+            bytes += add(&row, &mut chunk);
+            if chunk.rows < ROWS && bytes < BYTES {
                 continue;
             }
-            // Who takes them has failed where it is gone, and says why.
-            if !rows.is_empty() && chunks.send(chunk(table, &rows)).await.is_err() {
+            let full = mem::replace(&mut chunk, Chunk::of(table));
+            bytes = 0;
+            if chunks.send(Some(full)).await.is_err() {
+                // Who takes them has failed, and says why.
                 return Ok(());
             }
-            rows.clear();
-            if is_last {
-                break;
-            }
+        }
+        if chunk.rows > 0 && chunks.send(Some(chunk)).await.is_err() {
+            return Ok(());
         }
     }
+    let _ = chunks.send(None).await;
     Ok(())
 }
 
-fn chunk(table: &'static Table, rows: &[SqliteRow]) -> Chunk {
-    let columns = table.columns.iter().map(|(name, kind)| match kind {
-        Kind::Number => Values::Numbers(rows.iter().map(|row| number(row, name)).collect()),
-        Kind::Text => Values::Texts(rows.iter().map(|row| text(row, name)).collect()),
-    });
-    Chunk {
-        table,
-        rows: rows.len() as u64,
-        columns: columns.collect(),
+/// Adds `row`; the bytes of its texts.
+fn add(row: &SqliteRow, chunk: &mut Chunk) -> usize {
+    let mut bytes = 0;
+    chunk.rows += 1;
+    for ((name, _), values) in chunk.table.columns.iter().zip(&mut chunk.columns) {
+        match values {
+            Values::Numbers(numbers) => numbers.push(number(row, name)),
+            Values::Texts(texts) => {
+                let text = text(row, name);
+                bytes += text.as_ref().map_or(0, String::len);
+                texts.push(text);
+            }
+        }
     }
+    bytes
 }
 
 /// The schema lets nothing but numbers in; what a damaged page has instead is as good as none.

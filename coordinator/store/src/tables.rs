@@ -116,6 +116,21 @@ pub(crate) struct Chunk {
     pub columns: Vec<Values>,
 }
 
+impl Chunk {
+    /// Of no rows yet.
+    pub fn of(table: &'static Table) -> Self {
+        let columns = table.columns.iter().map(|(_, kind)| match kind {
+            Kind::Number => Values::Numbers(Vec::new()),
+            Kind::Text => Values::Texts(Vec::new()),
+        });
+        Self {
+            table,
+            rows: 0,
+            columns: columns.collect(),
+        }
+    }
+}
+
 /// The values of one column.
 pub(crate) enum Values {
     Numbers(Vec<Option<i64>>),

@@ -12,7 +12,7 @@ use common::{entry, job, lead, line, measuring, point};
 use postgres::Postgres;
 use qlora_engine::{Drain, JobId, JobState, Millis};
 use qlora_store::{
-    Bounds, By, JobStore, Moved, SqliteStore, StoreError, TokenRecord, Write, move_all,
+    Bounds, By, JobStore, Moved, SetAside, SqliteStore, StoreError, TokenRecord, Write, move_all,
 };
 use sqlx::{Connection, PgConnection, SqliteConnection};
 
@@ -77,9 +77,16 @@ async fn a_database_moves_whole_and_goes_on_with_the_same_numbers() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Postgres::start();
     let url = server.database("jobs");
-    let old = filled(folder.path()).await;
+    // A copy is what it is compared with.
+    let copy = tempfile::tempdir().expect("a folder");
+    drop(filled(folder.path()).await);
+    let file = copy.path().join("qlora.db");
+    let copied = SqliteStore::back_up(folder.path(), &file);
+    copied.await.expect("a copy");
+    let old = SqliteStore::open(copy.path()).await.expect("a store");
     let new = lead(&url, Bounds::default()).await;
-    let Moved::Rows(rows) = move_all(&old, &new).await.expect("a move") else {
+    let aside = SetAside::of(folder.path()).await.expect("a database");
+    let Moved::Rows(rows) = move_all(&aside, &new).await.expect("a move") else {
         panic!("it was there before");
     };
     let of = |name| rows.iter().find(|row| row.0 == name).map(|row| row.1);
@@ -122,27 +129,68 @@ async fn a_database_moves_whole_and_goes_on_with_the_same_numbers() {
     assert_eq!(next[0].seq, journal.len() as u64 + 1);
     assert_eq!(new.load().await.expect("jobs").reserved.job, JobId(9));
 
-    assert_eq!(move_all(&old, &new).await.expect("a move"), Moved::Before);
-    let aside = old.set_aside().await.expect("a file");
-    assert!(aside.ends_with("qlora.db.moved") && aside.is_file());
+    // As after a move that was cut off behind its commit.
+    drop(aside);
     assert!(matches!(
-        SqliteStore::open_existing(folder.path()).await,
-        Err(StoreError::NoState { .. })
+        SqliteStore::open(folder.path()).await,
+        Err(StoreError::Moving { .. })
     ));
+    let aside = SetAside::of(folder.path()).await.expect("a database");
+    let again = move_all(&aside, &new).await.expect("a move");
+    assert_eq!(again, Moved::Before);
+    let kept = aside.done().await.expect("a file");
+    assert!(kept.ends_with("qlora.db.moved") && kept.is_file());
+    for refused in [
+        SqliteStore::open(folder.path()).await.err(),
+        SetAside::of(folder.path()).await.err(),
+    ] {
+        assert!(matches!(refused, Some(StoreError::Moved { .. })));
+    }
+    // Another one of that name stays.
+    std::fs::rename(&kept, folder.path().join("qlora.db")).expect("a way back");
+    std::fs::write(&kept, "kept").expect("a file");
+    let aside = SetAside::of(folder.path()).await.expect("a database");
+    let other = aside.done().await.expect("a file");
+    assert!(other.ends_with("qlora.db.moved-2"));
+    assert_eq!(std::fs::read(&kept).expect("a file"), b"kept");
 }
 
 #[tokio::test]
 async fn a_database_that_holds_something_takes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let server = Postgres::start();
-    let old = filled(folder.path()).await;
+    drop(filled(folder.path()).await);
     let new = lead(&server.database("jobs"), Bounds::default()).await;
     let own = vec![Write::SaveJob(Box::new(job(7)))];
     new.apply(own).await.expect("a write");
     let before = new.load().await.expect("jobs");
-    let fault = move_all(&old, &new).await.expect_err("a refusal");
+    let aside = SetAside::of(folder.path()).await.expect("a database");
+    let fault = move_all(&aside, &new).await.expect_err("a refusal");
     assert!(matches!(fault, StoreError::Taken { .. }), "{fault}");
     assert_eq!(new.load().await.expect("jobs"), before);
+    aside.put_back().await.expect("a name");
+    let old = SqliteStore::open(folder.path()).await.expect("a store");
+    assert_eq!(old.load().await.expect("jobs").jobs.len(), 1);
+}
+
+/// What is in the log only would be lost with it.
+#[tokio::test]
+async fn a_database_that_another_program_reads_is_not_set_aside() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = filled(folder.path()).await;
+    let path = format!("sqlite://{}", folder.path().join("qlora.db").display());
+    let mut reader = SqliteConnection::connect(&path).await.expect("a session");
+    sqlx::raw_sql("BEGIN; SELECT COUNT(*) FROM jobs")
+        .execute(&mut reader)
+        .await
+        .expect("a snapshot");
+    let later = vec![Write::SaveJob(Box::new(job(5)))];
+    store.apply(later).await.expect("a write");
+    drop(store);
+    let fault = SetAside::of(folder.path()).await.err();
+    assert!(matches!(fault, Some(StoreError::Busy { .. })), "{fault:?}");
+    reader.close().await.expect("an end");
+    SetAside::of(folder.path()).await.expect("a database");
 }
 
 /// Tables and columns of each database; a new one has to be moved too.

@@ -36,10 +36,11 @@ pub async fn run(wanted: Fleet, report: &mut Report) {
     let running = come(&world, wanted.workers).await;
     report.row("all have begun after", begin.elapsed().as_secs_f64(), "s");
     report.row("memory with all", memory(pid), "MiB");
-    let until = Instant::now() + Duration::from_secs(wanted.seconds);
+    let begin = Instant::now();
+    let until = begin + Duration::from_secs(wanted.seconds);
     for (i, (worker, token)) in running.into_iter().enumerate() {
         tokio::spawn(keep(worker.clone(), token, until));
-        let first = Duration::from_secs(1).mul_f64(i as f64 / wanted.workers as f64);
+        let first = begin + Duration::from_secs(1).mul_f64(i as f64 / wanted.workers as f64);
         let reporter = Reporter {
             worker,
             token,
@@ -92,9 +93,9 @@ struct Reporter {
 }
 
 impl Reporter {
-    async fn run(mut self, first: Duration) {
-        let start = Instant::now() + first;
-        let due = |step: u64| start + Duration::from_secs(step - 1);
+    /// Makes the first step at `first`.
+    async fn run(mut self, first: Instant) {
+        let due = |step: u64| first + Duration::from_secs(step - 1);
         let (mut next, mut gather) = (1, GATHER);
         for batch in 1.. {
             if due(next) >= self.until {

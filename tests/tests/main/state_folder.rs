@@ -72,6 +72,24 @@ fn a_backup_of_a_coordinator_that_serves_is_a_coordinator_with_all_that_was_ther
     let onto_itself = state.to_string_lossy().into_owned();
     refused(&coordinator(&state, &["backup", &onto_itself]), 3, "itself");
     refused(&coordinator(&lost, &["backup", &onto_itself]), 3, "uses it");
+    let mut other = World::new(&[]);
+    other.coordinator.kill();
+    refused(
+        &coordinator(&other.path("state"), &["backup", &lost.to_string_lossy()]),
+        3,
+        "another coordinator",
+    );
+    let inside = state
+        .join("artifacts/sha256/copy")
+        .to_string_lossy()
+        .into_owned();
+    refused(&coordinator(&state, &["backup", &inside]), 3, "lies in it");
+    let foreign = world.path("tiny").to_string_lossy().into_owned();
+    refused(
+        &coordinator(&state, &["backup", &foreign]),
+        3,
+        "other files",
+    );
     let empty = world.path("empty");
     refused(
         &coordinator(&empty, &["backup", &folder]),
@@ -106,14 +124,14 @@ fn jobs_move_to_postgres_under_a_worker_that_trains_on() {
     assert_eq!(attempts, Some(1), "{job:#}; {}", worker.log());
     assert_eq!(world.job(first)["phase"], "succeeded");
     world.coordinator.kill();
-    // Nobody serves the old one by mistake, and what was moved is not moved over.
+    // Nobody serves the old one by mistake, and what was moved is not moved again.
     refused(
         &coordinator(&state, &["move", "--database", &url]),
         3,
-        "holds no database",
+        "were moved",
     );
     let alone = ["--listen", "127.0.0.1:0"];
-    refused(&coordinator(&state, &alone), 3, "another database");
+    refused(&coordinator(&state, &alone), 3, "were moved");
 }
 
 #[test]

@@ -28,6 +28,8 @@ use qlora_client::Client;
 use qlora_client::retry::{Verdict, judge, until_answered};
 use qlora_client::waits::GATHER;
 
+/// The longest that things gather, whatever the coordinator asks: people look at a run.
+const LONGEST_GATHER: Duration = Duration::from_secs(60);
 /// A coordinator that takes nothing for so long is away.
 const AWAY: Duration = Duration::from_secs(5);
 
@@ -98,7 +100,7 @@ impl Outbox {
                 self.arrived.notify_waiters();
                 return;
             };
-            gather = asked.max(GATHER);
+            gather = asked.clamp(GATHER, LONGEST_GATHER);
             self.pending().delivered();
             self.arrived.notify_waiters();
         }

@@ -25,7 +25,7 @@ pub struct Limits {
 
 impl Limits {
     /// Milliseconds for which an attempt gathers what it has to report, where `running` attempts
-    /// report. However many they are, the coordinator has the same work, and each of their points
+    /// report; further workers of an attempt have little to report. However many they are, the coordinator has the same work, and each of their points
     /// arrives. It stays below half a lease: what gathers is gone with a worker.
     pub(crate) fn gather(self, running: usize) -> u64 {
         let share = running as u64 * 1000 / self.reports_per_second.max(1);
@@ -44,7 +44,7 @@ impl Default for Limits {
             max_lost: 6,
             max_running_per_user: None,
             max_queued_per_user: None,
-            reports_per_second: 1_000,
+            reports_per_second: 2_000,
         }
     }
 }
@@ -57,6 +57,6 @@ mod tests {
     fn attempts_share_the_reports_of_a_second_and_gather_for_half_a_lease_at_most() {
         let limits = Limits::default();
         let gathers = [0, 1, 200, 10_000, 1_000_000].map(|running| limits.gather(running));
-        assert_eq!(gathers, [0, 1, 200, 10_000, 15_000]);
+        assert_eq!(gathers, [0, 0, 100, 5_000, 15_000]);
     }
 }

@@ -208,7 +208,7 @@ fn losing_one_of_two_gives_the_job_back_and_both_reports_are_numbered_apart() {
             Response::Batch {
                 job,
                 is_new: true,
-                gather: 1
+                gather: 0
             }
         );
         assert_eq!(
@@ -216,7 +216,7 @@ fn losing_one_of_two_gives_the_job_back_and_both_reports_are_numbered_apart() {
             Response::Batch {
                 job,
                 is_new: false,
-                gather: 1
+                gather: 0
             }
         );
     }

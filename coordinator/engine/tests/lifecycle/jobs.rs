@@ -197,8 +197,8 @@ fn a_repeated_batch_is_acknowledged_and_not_new() {
         batch,
         progress: None,
     };
-    // One attempt of the thousand that report once a second.
-    let gather = 1;
+    // One attempt alone reports as it likes.
+    let gather = 0;
     assert_eq!(
         world.handle(report(1)),
         Response::Batch {

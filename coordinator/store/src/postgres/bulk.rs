@@ -15,8 +15,13 @@ use crate::error::StoreError;
 use crate::records::{By, JournalEntry, LogRecord, MetricRecord};
 use crate::rows;
 
-/// Rows of one statement at the most: its arrays lie in the server's memory.
+/// Rows of one statement at the most, and bytes of their texts: its arrays lie in the server's memory,
+/// and on a slow way the server must not take it for one that stands still.
 const ROWS: usize = 1000;
+const BYTES: usize = 1 << 20;
+
+/// What a number takes as text, about.
+const NUMBER: usize = 24;
 
 const SAVE_JOBS: &str = "
 INSERT INTO jobs (id, spec, body, state)
@@ -67,18 +72,17 @@ impl Transaction<'_> {
         );
         // One statement may change a row once: of a job that comes twice the last one counts.
         let jobs: BTreeMap<JobId, Job> = jobs.into_iter().map(|job| (job.id, job)).collect();
-        for piece in Vec::from_iter(jobs.values()).chunks(ROWS) {
-            let split: Result<Vec<(String, String)>, StoreError> =
-                piece.iter().map(|job| rows::split(job)).collect();
-            let (specs, bodies): (Vec<String>, Vec<String>) = split?.into_iter().unzip();
+        let split: Result<Vec<_>, StoreError> = jobs.values().map(rows::split).collect();
+        let all: Vec<_> = jobs.values().zip(split?).collect();
+        for piece in pieces(&all, |(_, (spec, body))| spec.len() + body.len()) {
             let asked = sqlx::query(SAVE_JOBS)
-                .bind(column(piece, |job| job.id.0 as i64))
-                .bind(specs)
-                .bind(bodies)
-                .bind(column(piece, |job| job.state.word()))
+                .bind(column(piece, |(job, _)| job.id.0 as i64))
+                .bind(column(piece, |(_, (spec, _))| spec.as_str()))
+                .bind(column(piece, |(_, (_, body))| body.as_str()))
+                .bind(column(piece, |(job, _)| job.state.word()))
                 .execute(&mut self.connection);
             written(self.database, asked).await?;
-            let asked = save_briefs(&mut self.connection, piece.iter().copied());
+            let asked = save_briefs(&mut self.connection, piece.iter().map(|(job, _)| *job));
             written(self.database, asked).await?;
         }
         Ok(())
@@ -89,7 +93,11 @@ impl Transaction<'_> {
         points: &[(JobId, MetricRecord)],
     ) -> Result<(), StoreError> {
         let mut all = Vec::new();
-        for piece in points.chunks(ROWS) {
+        let bytes = |(_, point): &(JobId, MetricRecord)| {
+            let values = point.values.keys();
+            values.map(|name| name.len() + NUMBER).sum()
+        };
+        for piece in pieces(points, bytes) {
             let values: Result<Vec<String>, StoreError> = piece
                 .iter()
                 .map(|(job, point)| rows::values(*job, point))
@@ -117,7 +125,7 @@ impl Transaction<'_> {
         lines: &[(JobId, LogRecord)],
     ) -> Result<(), StoreError> {
         let mut all = Vec::new();
-        for piece in lines.chunks(ROWS) {
+        for piece in pieces(lines, |(_, line)| line.level.len() + line.text.len()) {
             let asked = sqlx::query_as(ADD_LOGS)
                 .bind(column(piece, |(job, _)| job.0 as i64))
                 .bind(places(piece))
@@ -147,7 +155,7 @@ impl Transaction<'_> {
             self.journal += 1;
             entry.seq = self.journal as u64;
         }
-        for piece in entries.chunks(ROWS) {
+        for piece in pieces(&entries, |entry| entry.text.len()) {
             let of_by = |of: fn(&By) -> &str| {
                 column(piece, |entry| entry.by.as_ref().map(|by| owned(of(by))))
             };
@@ -175,7 +183,23 @@ impl Transaction<'_> {
     }
 }
 
-fn column<R, T>(rows: &[R], of: impl Fn(&R) -> T) -> Vec<T> {
+/// Cuts `rows` so that each piece is for one statement; a row alone may be larger.
+fn pieces<R>(rows: &[R], bytes: impl Fn(&R) -> usize) -> impl Iterator<Item = &[R]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut all = 0;
+        let fits = |row: &&R| {
+            all += bytes(row);
+            all <= BYTES
+        };
+        let fitting = rest.iter().take(ROWS).take_while(fits).count();
+        let (piece, further) = rest.split_at_checked(fitting.max(1))?;
+        rest = further;
+        Some(piece)
+    })
+}
+
+fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 
@@ -205,4 +229,24 @@ fn of_each(all: Vec<Added>) -> impl Iterator<Item = (JobId, u64, u64)> {
     }
     let numbers = |(job, (first, last))| (JobId(job as u64), first as u64, last as u64);
     added.into_iter().map(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_has_so_many_rows_and_bytes_and_one_row_at_the_least() {
+        let large = BYTES / 2;
+        let rows = [1, large, large, large, 3 * large, 1, 1];
+        let found: Vec<&[usize]> = pieces(&rows, |row| *row).collect();
+        assert_eq!(
+            found,
+            [&[1, large][..], &[large, large], &[3 * large], &[1, 1]]
+        );
+        let many = vec![0; ROWS + 1];
+        let lengths = pieces(&many, |row| *row).map(<[usize]>::len);
+        assert_eq!(lengths.collect::<Vec<_>>(), [ROWS, 1]);
+        assert_eq!(pieces(&[0; 0], |row| *row).count(), 0);
+    }
 }

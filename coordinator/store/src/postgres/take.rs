@@ -24,20 +24,26 @@ impl PostgresStore {
         Ok(self.read(asked).await?.is_some())
     }
 
-    /// Becomes the coordinator `identity` with the rows of all `chunks`; returns how many of each
-    /// table.
+    /// Becomes the coordinator `identity` with the rows of all `chunks`, the last of which is none;
+    /// returns how many of each table. Without a last one it waits for ever, and nothing is written.
     ///
     /// # Errors
     /// It holds something already, or fails; then nothing has changed.
     pub(crate) async fn take(
         &self,
         identity: Identity,
-        mut chunks: mpsc::Receiver<Chunk>,
+        mut chunks: mpsc::Receiver<Option<Chunk>>,
     ) -> Result<Vec<(&'static str, u64)>, StoreError> {
         let mut transaction = self.begin().await?;
         transaction.check_empty().await?;
         let mut rows: Vec<_> = TABLES.iter().map(|table| (table.name, 0)).collect();
-        while let Some(chunk) = chunks.recv().await {
+        loop {
+            // Without the word that these were all, whoever reads them has failed.
+            let chunk = match chunks.recv().await {
+                Some(Some(chunk)) => chunk,
+                Some(None) => break,
+                None => return std::future::pending().await,
+            };
             let of_table = rows.iter_mut().find(|(name, _)| *name == chunk.table.name);
             of_table.into_iter().for_each(|(_, all)| *all += chunk.rows);
             transaction.insert(chunk).await?;

@@ -5,6 +5,7 @@ mod bulk;
 mod fill;
 mod jobs;
 mod migrate;
+mod moved;
 mod writer;
 mod writes;
 
@@ -17,8 +18,9 @@ use qlora_engine::{Job, JobId};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Row};
+use sqlx::{ConnectOptions, Connection};
 
+pub(crate) use self::moved::{MOVED, MOVING, check_moved};
 use self::writer::Writer;
 use crate::bounds::Bounds;
 use crate::error::{DATABASE, StoreError, not_read, not_written};
@@ -29,7 +31,6 @@ use crate::records::{
     Unreadable, Write,
 };
 use crate::rows;
-use crate::tables::Identity;
 
 /// The database `qlora.db` in a state folder.
 pub struct SqliteStore {
@@ -38,7 +39,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     named: Named,
     /// Held locked, so that no second coordinator opens the folder.
-    _lock: File,
+    lock: File,
 }
 
 impl SqliteStore {
@@ -74,12 +75,8 @@ impl SqliteStore {
             .mode(0o700)
             .create(folder)
             .map_err(fault)?;
-        let lock = File::create(folder.join("lock")).map_err(fault)?;
-        if !FileExt::try_lock_exclusive(&lock).map_err(fault)? {
-            return Err(StoreError::InUse {
-                path: folder.into(),
-            });
-        }
+        let lock = lock(folder)?;
+        check_moved(folder)?;
         let options = SqliteConnectOptions::new()
             .filename(folder.join(DATABASE))
             .create_if_missing(true)
@@ -98,28 +95,28 @@ impl SqliteStore {
             writer,
             readers,
             named: Named::default(),
-            _lock: lock,
+            lock,
         })
     }
 
-    /// Which coordinator it is.
-    pub(crate) async fn identity(&self) -> Result<Identity, StoreError> {
-        let row = sqlx::query("SELECT id, job, token FROM identity CROSS JOIN counters")
-            .fetch_one(&self.readers)
+    /// Which coordinator the database in the state folder `folder` makes; none where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn id_of(folder: &Path) -> Result<Option<String>, StoreError> {
+        if has_state(folder).is_err() {
+            return Ok(None);
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join(DATABASE))
+            .read_only(true);
+        let mut connection = options.connect().await.map_err(not_read(folder))?;
+        let id = sqlx::query_scalar("SELECT id FROM identity")
+            .fetch_one(&mut connection)
             .await
-            .map_err(|e| self.unread(e))?;
-        let read = |e| self.unread(e);
-        Ok(Identity {
-            id: row.try_get("id").map_err(read)?,
-            greatest: (
-                row.try_get("job").map_err(read)?,
-                row.try_get("token").map_err(read)?,
-            ),
-        })
-    }
-
-    pub(crate) fn readers(&self) -> &SqlitePool {
-        &self.readers
+            .map_err(not_read(folder))?;
+        connection.close().await.map_err(not_read(folder))?;
+        Ok(Some(id))
     }
 
     /// Writes a copy of the database in the state folder `folder` to the file `to`, which must not be
@@ -137,30 +134,18 @@ impl SqliteStore {
             .bind(to.to_string_lossy())
             .execute(&mut connection)
             .await
-            .map_err(not_written(folder))?;
+            .map_err(not_written(to))?;
         Ok(())
     }
 
-    /// Gives the database another name, under which no coordinator looks for it; the file.
-    ///
-    /// # Errors
-    /// The folder cannot be written.
-    pub async fn set_aside(self) -> Result<PathBuf, StoreError> {
-        let from = self.folder.join(DATABASE);
-        let to = self.folder.join(format!("{DATABASE}.moved"));
-        // What lies in the log goes into the file with the last connection.
+    /// Closes it, with all of its log in the one file; the lock of the folder.
+    pub(crate) async fn close(self) -> Result<File, StoreError> {
         self.readers.close().await;
         self.writer.close().await?;
-        fs::rename(&from, &to)
-            .and_then(|()| File::open(&self.folder)?.sync_all())
-            .map_err(|source| StoreError::Folder {
-                path: self.folder.clone(),
-                source,
-            })?;
-        Ok(to)
+        Ok(self.lock)
     }
 
-    pub(crate) fn unread(&self, source: sqlx::Error) -> StoreError {
+    fn unread(&self, source: sqlx::Error) -> StoreError {
         not_read(&self.folder)(source)
     }
 
@@ -177,6 +162,20 @@ impl SqliteStore {
         mark_told(&rows, unreadable);
         Ok(())
     }
+}
+
+/// Keeps other coordinators out of `folder` for as long as the file is open.
+pub(crate) fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = || folder.to_owned();
+    let fault = |source| StoreError::Folder {
+        path: path(),
+        source,
+    };
+    let lock = File::create(folder.join("lock")).map_err(fault)?;
+    if !FileExt::try_lock_exclusive(&lock).map_err(fault)? {
+        return Err(StoreError::InUse { path: path() });
+    }
+    Ok(lock)
 }
 
 fn has_state(folder: &Path) -> Result<(), StoreError> {

@@ -95,16 +95,29 @@ impl Writer {
         })
     }
 
-    /// Closes every connection.
+    /// Closes every connection, with nothing left in the log.
+    ///
+    /// # Errors
+    /// Another program reads the database, so that the log has to stay.
     pub async fn close(self) -> Result<(), StoreError> {
-        let State {
-            connection,
-            witness,
-            ..
-        } = self.state.into_inner();
-        for connection in witness.into_iter().chain(connection) {
-            let closed = connection.close().await;
-            closed.map_err(not_written(&self.folder))?;
+        let mut state = self.state.into_inner();
+        let fault = not_written(&self.folder);
+        if let Some(witness) = state.witness.take() {
+            witness.close().await.map_err(&fault)?;
+        }
+        let mut connection = match state.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await.map_err(&fault)?,
+        };
+        let busy: i64 = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(&fault)?;
+        connection.close().await.map_err(&fault)?;
+        if busy != 0 {
+            return Err(StoreError::Busy {
+                path: self.folder.clone(),
+            });
         }
         Ok(())
     }
